@@ -1,0 +1,68 @@
+"""Real tools for the integration tests: nothing here is a fake."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.integration.cli import Project
+from vagrant_kiwi import keys, settings
+from vagrant_kiwi.guests import docker as docker_guests
+from vagrant_kiwi.process import Runner
+
+#: Programs without which these tests prove nothing.
+_NEEDED = ("docker", "rsync", "ruby", "ssh", "vagrant")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tools() -> None:
+    """Skip on a person's machine that lacks a tool; fail in CI."""
+    missing = [name for name in _NEEDED if shutil.which(name) is None]
+    if missing:
+        need(f"not installed: {', '.join(missing)}")
+
+
+def need(what: str) -> None:
+    """Skip for want of something, or fail under CI=true."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def runner() -> Runner:
+    """Return a runner with the environment that builds have."""
+    return Runner(settings.child_environment(os.environ))
+
+
+@pytest.fixture(scope="session")
+def docker_client(runner: Runner) -> Iterator[docker.DockerClient]:
+    """Yield a client of the real daemon."""
+    with docker_guests.client(runner.environment) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """Return the root of the checkout."""
+    return Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def box(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Have the build box, and return its image."""
+    folder = tmp_path_factory.mktemp("box")
+    done = Project(folder).run("box-add", "--json", timeout=3600)
+    assert done.status == 0, done.errors
+    return str(done.json["image"])
+
+
+@pytest.fixture(scope="session")
+def insecure_public_key(runner: Runner) -> str:
+    """Return the public line of Vagrant's insecure RSA key."""
+    return keys.ensure_insecure_keys(runner).rsa_line

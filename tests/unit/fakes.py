@@ -1,0 +1,79 @@
+"""Strict fakes: they refuse whatever was not scripted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vagrant_kiwi.process import CommandResult, OnOutput
+
+Answer = CommandResult | BaseException
+
+
+def result(
+    output: bytes = b"", *, status: int = 0, errors: bytes = b"", argv: Sequence[str] = ()
+) -> CommandResult:
+    """Return a finished command."""
+    return CommandResult(tuple(argv), status, output, errors)
+
+
+@dataclass
+class FakeGuest:
+    """A guest that answers scripted commands in order, and copies on this host.
+
+    Args:
+        script: pairs of a word that the joined command must hold, and the answer.
+        pulled: called with the target of each pull.
+    """
+
+    script: list[tuple[str, Answer]] = field(default_factory=list)
+    pulled: Callable[[Path], None] | None = None
+    commands: list[tuple[str, ...]] = field(default_factory=list)
+
+    def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        root: bool = False,
+        stdin: bytes | None = None,
+        on_output: OnOutput | None = None,
+    ) -> CommandResult:
+        """Answer the next scripted command."""
+        assert timeout > 0
+        self.commands.append(tuple(argv))
+        assert self.script, f"unscripted command: {argv}"
+        word, answer = self.script.pop(0)
+        assert word in " ".join(argv), f"expected {word!r} in {argv}"
+        if isinstance(answer, BaseException):
+            raise answer
+        if on_output is not None and answer.output:
+            on_output(answer.output)
+        return answer
+
+    def push(
+        self,
+        source: Path,
+        target: str,
+        *,
+        timeout: float,
+        exclude: Sequence[str] = (),
+        delete: bool = False,
+        on_output: OnOutput | None = None,
+    ) -> None:
+        """Refuse: no unit test pushes."""
+        raise AssertionError(f"unscripted push of {source}")
+
+    def pull(
+        self,
+        source: str,
+        target: Path,
+        *,
+        timeout: float,
+        exclude: Sequence[str] = (),
+        on_output: OnOutput | None = None,
+    ) -> None:
+        """Let the test write what the guest would have sent."""
+        assert self.pulled is not None, f"unscripted pull of {source}"
+        self.pulled(target)

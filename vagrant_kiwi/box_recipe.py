@@ -1,0 +1,185 @@
+"""Recipes of build boxes: the folders in ``boxes/``, read and digested."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from vagrant_kiwi.data import data_folder
+from vagrant_kiwi.errors import BoxError, PreflightError
+
+#: Debian's (and Docker's) name of an architecture for the kernel's.
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+# These end up in shell scripts, apt's files and pip's arguments.
+_Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+:_/-]*$")]
+_Version = Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+$")]
+_Url = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:/_~-]+$")]
+_File = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9./_-]+$")]
+
+
+class BoxFacts(BaseModel):
+    """What a recipe's box.toml says; the file itself explains each."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: _Word
+    distribution: _Word
+    suite: _Word
+    base: _Word
+    python: _Version
+    glibc: _Version
+    mirror: _Url
+    security_mirror: _Url
+    keyring: _File
+    source_packages: list[_Word]
+    build_packages: list[_Word]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a build box is made.
+
+    ``arch`` is Debian's name of the architecture it is made for; ``digest`` changes with every
+    file of the recipe and with the architecture.
+    """
+
+    folder: Path
+    name: str
+    arch: str
+    facts: BoxFacts
+    packages: tuple[str, ...]
+    digest: str
+
+    @property
+    def version(self) -> str:
+        """The recipe's own version."""
+        return self.facts.version
+
+    @property
+    def repository(self) -> str:
+        """The name of its images in Docker, without the tag."""
+        return f"vagrant-kiwi/{self.name}"
+
+    @property
+    def tag(self) -> str:
+        """The tag of its image in Docker."""
+        return self.digest[:12]
+
+
+def find_recipe(name: str, *, boxes: Path | None = None, arch: str | None = None) -> Recipe:
+    """Return the recipe of a build box.
+
+    Args:
+        name: a folder in ``boxes``.
+        boxes: holds recipes; our own if not given.
+        arch: Debian's name of an architecture; this host's if not given.
+
+    Raises:
+        BoxError: there is no such box, or its recipe is damaged.
+        PreflightError: boxes are not made for this host's architecture.
+    """
+    folder = boxes if boxes is not None else data_folder("boxes")
+    known = sorted(path.parent.name for path in folder.glob("*/box.toml"))
+    if name not in known:
+        raise BoxError(
+            f"There is no build box named {name!r}",
+            details=f"known: {', '.join(known) or 'none'}",
+            resolution="Choose one of these.",
+        )
+    return load_recipe(folder / name, arch=arch or host_arch())
+
+
+def load_recipe(folder: Path, *, arch: str) -> Recipe:
+    """Read a recipe from its folder.
+
+    Only the files right in the folder make the docker box; sub-folders belong to other providers.
+
+    Args:
+        folder: holds box.toml, Dockerfile, packages.txt, kiwi.lock and what they need.
+        arch: Debian's name of an architecture.
+
+    Raises:
+        BoxError: a file is missing or cannot be read, or box.toml says something unknown.
+    """
+    path = folder / "box.toml"
+    try:
+        facts = BoxFacts.model_validate(tomllib.loads(path.read_text("utf-8")))
+        packages = _packages((folder / "packages.txt").read_text("utf-8"))
+        for name in ("Dockerfile", "kiwi.lock"):
+            (folder / name).stat()
+        digest = _digest(folder, arch)
+    except ValidationError as error:
+        # Not the error's own text: it links to a web page for each line.
+        details = "\n".join(
+            f"{path}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        )
+        raise _damaged(folder, details) from error
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, str(error)) from error
+    return Recipe(
+        folder=folder, name=folder.name, arch=arch, facts=facts, packages=packages, digest=digest
+    )
+
+
+def recipe_files(folder: Path) -> list[Path]:
+    """Return the files a docker box is made from, in a fixed order; no hidden ones, no back-ups."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith("~")
+    )
+
+
+def host_arch() -> str:
+    """Return Debian's name of this host's architecture.
+
+    Raises:
+        PreflightError: no box is made for it.
+    """
+    machine = platform.machine()
+    if machine not in _ARCHITECTURES:
+        raise PreflightError(
+            f"There is no build box for the architecture {machine}",
+            resolution=f"Use a host with {' or '.join(_ARCHITECTURES)}.",
+        )
+    return _ARCHITECTURES[machine]
+
+
+def wheel_arch(arch: str) -> str:
+    """Return the name that wheels use for Debian's name of an architecture."""
+    return {debian: kernel for kernel, debian in _ARCHITECTURES.items()}[arch]
+
+
+def half_made(recipe: Recipe, suffix: str = "") -> str:
+    """Return how names of files begin that are there only while a box is made."""
+    return f".making-{recipe.name}.{suffix}"
+
+
+def _packages(text: str) -> tuple[str, ...]:
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return tuple(line for line in lines if line)
+
+
+def _digest(folder: Path, arch: str) -> str:
+    digest = hashlib.sha256(f"{arch}\n".encode())
+    for path in recipe_files(folder):
+        content = path.read_bytes()
+        # The size keeps "ab" and "c" apart from "a" and "bc".
+        digest.update(f"{path.name}\n{len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _damaged(folder: Path, details: str) -> BoxError:
+    return BoxError(
+        f"The recipe of the build box {folder.name} is damaged",
+        details=details,
+        resolution=f"Mend {folder}, or install vagrant-kiwi again.",
+    )

@@ -1,0 +1,213 @@
+"""Build boxes of the Docker daemon: found, or made when they are missing or stale.
+
+A box is current when its image carries the digest of its recipe as it is now, so a changed
+Dockerfile, package list or pin makes it stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import docker.errors
+import requests.exceptions
+from docker.models.images import Image
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+
+from vagrant_kiwi.box_build import LABEL_RECIPE, BoxInputs, build_image
+from vagrant_kiwi.box_recipe import Recipe, find_recipe, half_made
+from vagrant_kiwi.box_rootfs import Mirrors
+from vagrant_kiwi.deadline import Deadline
+from vagrant_kiwi.errors import BoxError, PreflightError
+from vagrant_kiwi.process import Runner
+
+__all__ = [
+    "DockerBox",
+    "Recipe",
+    "docker_tag",
+    "ensure_docker_box",
+    "find_docker_box",
+    "find_recipe",
+]
+
+
+@dataclass(frozen=True)
+class DockerBox:
+    """A build box as an image of the Docker daemon.
+
+    ``image`` is the name to start it by, ``image_id`` its content, ``version`` and ``digest`` its
+    recipe's, ``size`` in bytes.
+    """
+
+    name: str
+    version: str
+    image: str
+    image_id: str
+    digest: str
+    size: int
+
+
+def docker_tag(recipe: Recipe) -> str:
+    """Return the name that a recipe's image has in Docker; a changed recipe has another."""
+    return f"{recipe.repository}:{recipe.tag}"
+
+
+def find_docker_box(client: docker.DockerClient, recipe: Recipe) -> DockerBox | None:
+    """Return the current image of a recipe, or None if it must be made.
+
+    Args:
+        client: the Docker daemon.
+        recipe: the box.
+
+    Raises:
+        PreflightError: the daemon does not answer.
+        BoxError: it answers with an error.
+    """
+    with _docker_errors():
+        try:
+            image = client.images.get(docker_tag(recipe))
+        except docker.errors.ImageNotFound:
+            return None
+    return _as_box(recipe, image) if image.labels.get(LABEL_RECIPE) == recipe.digest else None
+
+
+def ensure_docker_box(
+    recipe: Recipe,
+    client: docker.DockerClient,
+    runner: Runner,
+    *,
+    mirror: str,
+    security_mirror: str | None,
+    public_key: str,
+    log: Callable[[str], None],
+    timeout: float,
+    cache: Path | None = None,
+) -> DockerBox:
+    """Return the current image of a recipe; make it if there is none.
+
+    Makers of one box wait for each other, and an interrupted one leaves nothing behind. Images of
+    older recipes are removed afterwards, unless a container uses them.
+
+    Args:
+        recipe: the box.
+        client: the Docker daemon.
+        runner: starts mmdebstrap and pip.
+        mirror: where the packages come from while it is made; may hold credentials, which end up
+            in no argument, log or layer.
+        security_mirror: the same for security updates; None makes the box without them.
+        public_key: the line that lets Vagrant in (``InsecureKeys.rsa_line``).
+        log: takes the lines of what happens.
+        timeout: seconds in all, waiting for others included.
+        cache: folder for wheels and locks; the user's own cache folder if not given.
+
+    Raises:
+        PreflightError: the daemon does not answer, or the host lacks a tool.
+        BoxError: the image cannot be made.
+        PhaseTimeoutError: it takes too long.
+    """
+    if (box := find_docker_box(client, recipe)) is not None:
+        return box
+    deadline = Deadline.after(timeout, what=f"Making the build box {recipe.name}")
+    folder = cache if cache is not None else user_cache_path("vagrant-kiwi")
+    with _only_one(folder, recipe.name, log, deadline), _docker_errors():
+        box = find_docker_box(client, recipe)
+        if box is None:
+            _remove_half_made(folder, recipe, log)
+            inputs = BoxInputs(Mirrors(mirror, security_mirror), public_key, folder)
+            build_image(recipe, inputs, client, runner, log=log, deadline=deadline)
+            box = _as_box(recipe, client.images.get(docker_tag(recipe)))
+            _remove_older(client, recipe, log)
+        return box
+
+
+def _as_box(recipe: Recipe, image: Image) -> DockerBox:
+    return DockerBox(
+        name=recipe.name,
+        version=recipe.version,
+        image=docker_tag(recipe),
+        image_id=str(image.id),
+        digest=recipe.digest,
+        size=int(image.attrs["Size"]),
+    )
+
+
+def _remove_older(client: docker.DockerClient, recipe: Recipe, log: Callable[[str], None]) -> None:
+    """Remove the images of older recipes that no container uses."""
+    for image in client.images.list(name=recipe.repository):
+        old = [tag for tag in image.tags if tag != docker_tag(recipe)]
+        used = client.containers.list(
+            all=True, filters={"ancestor": str(image.id)}, ignore_removed=True
+        )
+        if used:
+            continue
+        for tag in old:
+            if tag.rpartition(":")[0] == recipe.repository:
+                try:
+                    client.images.remove(tag)
+                except docker.errors.ImageNotFound:
+                    continue
+                except docker.errors.APIError as error:
+                    if error.status_code != 409:
+                        raise
+                    # A guest took it in this moment.
+                    log(f"{tag} stays: it is in use")
+
+
+def _remove_half_made(folder: Path, recipe: Recipe, log: Callable[[str], None]) -> None:
+    """Remove what a killed maker of this box left; we hold the lock, so none is at work."""
+    for path in (*folder.glob(half_made(recipe, "*")), *folder.glob(f"*/{half_made(recipe, '*')}")):
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            # Only disk space is lost by it.
+            log(f"{path} stays: {error}")
+
+
+@contextlib.contextmanager
+def _only_one(
+    folder: Path, name: str, log: Callable[[str], None], deadline: Deadline
+) -> Iterator[None]:
+    """Hold the lock on making this box; the kernel gives it back if we die."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{name}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            log(f"Waiting: the build box {name} is being made by another process")
+            try:
+                lock.acquire(timeout=deadline.left())
+            except Timeout as error:
+                raise deadline.missed(details="another process was making it") from error
+    except OSError as error:
+        raise BoxError(
+            "The cache folder cannot be used",
+            details=str(error),
+            resolution=f"See to it that {folder} belongs to you.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _docker_errors() -> Iterator[None]:
+    """Turn what docker-py raises into our own errors."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise BoxError("Docker reports an error about the build box", details=str(error)) from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        if "Permission denied" in str(error):
+            resolution = "Join the group docker: sudo usermod -aG docker $USER, then log in again."
+        else:
+            resolution = "Start it: sudo systemctl start docker, or run ./bootstrap."
+        raise PreflightError(
+            "The Docker daemon does not answer", details=str(error), resolution=resolution
+        ) from error

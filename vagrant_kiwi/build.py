@@ -1,0 +1,447 @@
+"""The pipeline: one function of named steps, from a frozen plan to a published result."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from vagrant_kiwi import mirrors, remote, results, state, watchdog
+from vagrant_kiwi.boxes import DockerBox
+from vagrant_kiwi.console import Console, PhaseView
+from vagrant_kiwi.errors import (
+    GuestError,
+    LeftoverError,
+    PhaseTimeoutError,
+)
+from vagrant_kiwi.guests import ConnectionLostError, Guest, TransferError, processes, vagrant
+from vagrant_kiwi.guests import record as records
+from vagrant_kiwi.keys import InsecureKeys
+from vagrant_kiwi.kiwi_log import KiwiLog, explain
+from vagrant_kiwi.log_mask import LogMask
+from vagrant_kiwi.plan import BuildPlan, SyncItem
+from vagrant_kiwi.process import CommandTimeoutError, Runner, last_lines
+from vagrant_kiwi.signals import SignalGate
+
+_SHORT = 60.0
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What acts: process starter, display, signal gate.
+
+    ``watchdog_runner`` starts the watchdog, ``runner`` everything else, with the run's mark.
+    """
+
+    runner: Runner
+    watchdog_runner: Runner
+    console: Console
+    gate: SignalGate
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was made ready before the guest: the box, the keys, the mirrors in use."""
+
+    box: DockerBox
+    insecure: InsecureKeys
+    mirrors: tuple[mirrors.MirrorChoice, ...]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A published result."""
+
+    folder: Path
+    artifacts: tuple[results.Artifact, ...]
+
+
+def run(plan: BuildPlan, inputs: Inputs, tools: Tools) -> Built:
+    """Build an image: guest, data, KIWI, results; and remove the guest on every path.
+
+    The variant's lock is held by the caller.
+
+    Args:
+        plan: the frozen plan.
+        inputs: box, keys and mirrors.
+        tools: what acts.
+
+    Raises:
+        VagrantKiwiError: the first failure; its class says which stage.
+    """
+    # A template that cannot be rendered must fail before anything exists.
+    vagrantfile = vagrant.render(
+        plan, vagrant.BoxView(inputs.box.name, inputs.box.image, inputs.box.version)
+    )
+    state.make_folder(plan.paths.run)
+    reap_dead_runs(plan, tools)
+    with plan.paths.log.open("wb") as log, _guest(plan, inputs, tools, vagrantfile, log) as guest:
+        _provide_data(plan, inputs, tools, guest)
+        _provision(plan, tools, guest, log)
+        _run_kiwi(plan, tools, guest, log)
+        return _results(plan, inputs, tools, guest)
+
+
+def reap_dead_runs(plan: BuildPlan, tools: Tools) -> None:
+    """Remove what earlier builds of this variant left when they and their watchdog died.
+
+    Whoever holds the variant's lock knows that no other run of it is alive.
+
+    Raises:
+        LeftoverError: something cannot be removed.
+    """
+    for folder in sorted(plan.paths.run.parent.iterdir()):
+        found = records.load(folder)
+        if found is None or found.status != "live" or found.run_id == plan.run_id:
+            continue
+        tools.console.note(f"cleaning up after the run {found.run_id}, which died")
+        vagrant.remove(
+            found,
+            folder,
+            tools.watchdog_runner,
+            timeout=plan.timeouts.destroy,
+            on_output=tools.console.raw,
+            say=tools.console.note,
+        )
+
+
+@contextlib.contextmanager
+def _guest(
+    plan: BuildPlan, inputs: Inputs, tools: Tools, vagrantfile: str, log: IO[bytes]
+) -> Iterator[Guest]:
+    """Hold a live guest for the body. Its removal is on record before its start begins."""
+    log_up = _Tee(log, tools.console)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            watchdog.watching(
+                plan.paths.run, tools.watchdog_runner, destroy_timeout=plan.timeouts.destroy
+            )
+        )
+        with tools.gate.shield():
+            record = vagrant.prepare(plan, inputs.box.image, vagrantfile)
+        failure: BaseException | None = None
+        try:
+            with tools.console.phase("up") as view:
+                view.update(f"vagrant up --provider={plan.provider}")
+                login, known_hosts = vagrant.start(plan, record, tools.runner, on_output=log_up)
+            with vagrant.connected(
+                record, login, tools.runner, known_hosts=known_hosts, insecure=inputs.insecure
+            ) as guest:
+                yield guest
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            with tools.gate.shield():
+                _tear_down(plan, record, tools, log_up, failure)
+
+
+def _tear_down(
+    plan: BuildPlan,
+    record: records.GuestRecord,
+    tools: Tools,
+    on_output: _Tee,
+    failure: BaseException | None,
+) -> None:
+    if plan.keep == "always" or (plan.keep == "failed" and failure is not None):
+        vagrant.keep(record, plan.paths.run)
+        tools.console.note(
+            f"the guest stays: cd {record.folder} && vagrant ssh; vagrant destroy -f removes it"
+        )
+        return
+    try:
+        with tools.console.phase("destroy"):
+            vagrant.remove(
+                record,
+                plan.paths.run,
+                tools.runner,
+                timeout=plan.timeouts.destroy,
+                on_output=on_output,
+                say=tools.console.note,
+            )
+    except LeftoverError as error:
+        if failure is None:
+            raise
+        # The first failure decides the exit code; this one must still be seen.
+        tools.console.error(error)
+
+
+def _provide_data(plan: BuildPlan, inputs: Inputs, tools: Tools, guest: Guest) -> None:
+    """Push the description, the synced data and the files that options name."""
+    with tools.console.phase("sync") as view:
+        try:
+            _prepare_folders(plan, guest)
+            for item in plan.sync:
+                _push(plan, guest, item, view)
+            _push_main_file(plan, inputs, guest)
+            for file in plan.guest_files:
+                with file.on_host() as path:
+                    guest.push(path, file.target, timeout=plan.timeouts.provision)
+        except TransferError as error:
+            raise GuestError(
+                "Data could not be brought into the guest",
+                details=error.details,
+                resolution="Is the guest's disk full? See the log.",
+            ) from error
+        except (ConnectionLostError, CommandTimeoutError) as error:
+            raise GuestError("The guest does not answer", details=str(error)) from error
+
+
+def _prepare_folders(plan: BuildPlan, guest: Guest) -> None:
+    # The root folder is for root alone: synced keys and credentials lie below it. In a container
+    # KIWI needs a writable /sys (it packs its mount with tar, which fails on a read-only one), and
+    # device nodes for loop devices where the isolation lets it have them.
+    script = (
+        'umask 077 && mkdir -p "$1" && mkdir -m 755 "$2" "$3" || exit 1; '
+        "[ -e /.dockerenv ] || exit 0; "
+        "mount -o remount,rw /sys && vagrant-kiwi-devices"
+    )
+    made = guest.exec(
+        ["sh", "-c", script, "sh", plan.guest.root, plan.guest.files, plan.guest.scripts],
+        timeout=_SHORT,
+        root=True,
+    )
+    if not made.ok:
+        raise GuestError(
+            "The guest cannot be prepared",
+            details=made.tail(5),
+            resolution="Does the template keep guest.create_args? KIWI needs these rights.",
+        )
+
+
+def _push_main_file(plan: BuildPlan, inputs: Inputs, guest: Guest) -> None:
+    """Put a main file over the pushed one that names the mirrors in use and needs no include."""
+    original = plan.description / plan.kiwi_file
+    with tempfile.TemporaryDirectory(prefix="vagrant-kiwi-") as name:
+        copy = Path(name)
+        (copy / plan.kiwi_file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(original, copy / plan.kiwi_file)
+        before = (copy / plan.kiwi_file).read_bytes()
+        written = mirrors.rewrite(copy, plan.kiwi_file, inputs.mirrors, original=plan.description)
+        if (copy / written).read_bytes() != before:
+            target = f"{plan.guest.description}/{written}"
+            guest.push(copy / written, target, timeout=plan.timeouts.provision)
+
+
+def _push(plan: BuildPlan, guest: Guest, item: SyncItem, view: PhaseView) -> None:
+    view.update(f"{item.source.name} -> {item.target}")
+    guest.push(
+        item.source,
+        item.target,
+        timeout=plan.timeouts.provision,
+        exclude=item.exclude,
+        delete=item.delete,
+        on_output=_RsyncPercent(view, item.target),
+    )
+
+
+def _provision(plan: BuildPlan, tools: Tools, guest: Guest, log: IO[bytes]) -> None:
+    """Run the site's scripts, each as root, in order."""
+    if not plan.provision:
+        return
+    with tools.console.phase("provision") as view:
+        for number, script in enumerate(plan.provision):
+            view.update(script.name)
+            tee = _Tee(log, tools.console)
+            target = f"{plan.guest.scripts}/{number}-{script.name}"
+            try:
+                guest.push(script, target, timeout=plan.timeouts.provision)
+            except TransferError as error:
+                raise GuestError(
+                    f"The script {script} could not be brought into the guest",
+                    details=error.details,
+                ) from error
+            status = _run_in_guest(
+                plan,
+                tools,
+                guest,
+                _script_argv(script, target),
+                name=f"provision-{number}",
+                phase="provision",
+                timeout=plan.timeouts.provision,
+                on_output=tee,
+            )
+            if status != 0:
+                raise GuestError(
+                    f"The provision script {script} failed with exit status {status}",
+                    details=last_lines(tee.seen),
+                    resolution=f"All it said is in {plan.paths.log}.",
+                )
+
+
+def _script_argv(script: Path, target: str) -> tuple[str, ...]:
+    """Honour a script's interpreter line, executable or not; without one it is a shell script."""
+    with script.open("rb") as stream:
+        first = stream.readline(256)
+    if not first.startswith(b"#!"):
+        return ("sh", target)
+    # One argument at most, as the kernel does it; execve(2), "Interpreter scripts".
+    interpreter = os.fsdecode(first[2:]).strip().split(maxsplit=1)
+    return (*interpreter, target)
+
+
+def _run_kiwi(plan: BuildPlan, tools: Tools, guest: Guest, log: IO[bytes]) -> None:
+    """Run KIWI, and bundle its result."""
+    for name, argv in (("build", plan.kiwi_argv), ("bundle", plan.bundle_argv)):
+        if argv is None:
+            continue
+        with tools.console.phase(name) as view:
+            reader = KiwiLog()
+            tee = _KiwiTee(log, tools.console, reader, view, level=plan.loglevel)
+            try:
+                status = _run_in_guest(
+                    plan,
+                    tools,
+                    guest,
+                    argv,
+                    name=name,
+                    phase="build",
+                    timeout=plan.timeouts.build,
+                    on_output=tee,
+                )
+            finally:
+                tee.finish()
+            failure = explain(status, reader, str(plan.paths.log))
+            if failure is not None:
+                raise failure
+
+
+def _run_in_guest(
+    plan: BuildPlan,
+    tools: Tools,
+    guest: Guest,
+    argv: tuple[str, ...],
+    *,
+    name: str,
+    phase: Literal["provision", "build"],
+    timeout: float,
+    on_output: _Tee,
+) -> int:
+    try:
+        return remote.run(
+            guest,
+            argv,
+            folder=f"{plan.guest.root}/commands/{name}",
+            timeout=timeout,
+            on_output=on_output,
+            on_trouble=tools.console.warn,
+        )
+    except CommandTimeoutError as error:
+        raise PhaseTimeoutError(
+            f"The phase {phase} took longer than {timeout:.0f} s",
+            details=last_lines(on_output.seen),
+            resolution=f"Raise timeouts.{phase} in the settings if that is normal here.",
+        ) from error
+    except ConnectionLostError as error:
+        raise GuestError("The guest does not answer", details=error.details) from error
+
+
+def _results(plan: BuildPlan, inputs: Inputs, tools: Tools, guest: Guest) -> Built:
+    with tools.console.phase("fetch") as view:
+        view.update("checksums")
+        listing = results.list_in_guest(guest, plan.result_folder, timeout=plan.timeouts.fetch)
+        artifacts = results.fetch(
+            guest,
+            plan.result_folder,
+            listing,
+            plan.paths,
+            timeout=plan.timeouts.fetch,
+            on_output=_RsyncPercent(view, "copying"),
+        )
+        with tools.gate.shield():
+            folder = results.publish(
+                plan.paths,
+                artifacts,
+                {
+                    "run_id": plan.run_id,
+                    "name": plan.name,
+                    "version": plan.version,
+                    "type": plan.image_type,
+                    "profiles": list(plan.profiles),
+                    "provider": plan.provider,
+                    "box": asdict(inputs.box),
+                    "mirrors": [choice.describe() for choice in inputs.mirrors],
+                },
+            )
+    return Built(folder, artifacts)
+
+
+class _Tee:
+    """Writes a tool's output to the log, and to the terminal when verbose.
+
+    Keeps the last of it for an error's details.
+    """
+
+    _KEPT = 65536
+
+    def __init__(self, log: IO[bytes], console: Console) -> None:
+        self.seen = b""
+        self._log = log
+        self._console = console
+
+    def __call__(self, chunk: bytes) -> None:
+        self._log.write(chunk)
+        self._log.flush()
+        self.seen = (self.seen + chunk)[-self._KEPT :]
+        self._console.raw(chunk)
+
+
+class _KiwiTee(_Tee):
+    """Does the same for KIWI's log, which can hold credentials, and shows how far KIWI is."""
+
+    def __init__(
+        self,
+        log: IO[bytes],
+        console: Console,
+        reader: KiwiLog,
+        view: PhaseView,
+        *,
+        level: int,
+    ) -> None:
+        super().__init__(log, console)
+        self._reader = reader
+        self._view = view
+        # The log gets all, the terminal what the person wants to see.
+        self._to_log = LogMask()
+        self._to_terminal = LogMask(level=level)
+
+    def __call__(self, chunk: bytes) -> None:
+        masked = self._to_log.feed(chunk)
+        self._log.write(masked)
+        self._log.flush()
+        self.seen = (self.seen + masked)[-self._KEPT :]
+        self._console.raw(self._to_terminal.feed(chunk))
+        progress = self._reader.feed(chunk)
+        if progress is not None:
+            self._view.update(progress.phase, progress.percent)
+
+    def finish(self) -> None:
+        """Write what is left of an unfinished last line."""
+        self._log.write(self._to_log.finish())
+        self._log.flush()
+        self._console.raw(self._to_terminal.finish())
+        self._reader.finish()
+
+
+class _RsyncPercent:
+    """Turns rsync's ``--info=progress2`` into a phase's percent."""
+
+    def __init__(self, view: PhaseView, text: str) -> None:
+        self._view = view
+        self._text = text
+
+    def __call__(self, chunk: bytes) -> None:
+        for word in reversed(chunk.split()):
+            if word.endswith(b"%") and word[:-1].isdigit():
+                self._view.update(self._text, int(word[:-1]))
+                return
+
+
+def marked(environment: dict[str, str], run_id: str) -> dict[str, str]:
+    """Return an environment whose processes can be found again by their run."""
+    return {**environment, processes.MARK: run_id}

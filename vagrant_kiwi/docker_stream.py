@@ -1,0 +1,249 @@
+"""Long calls of the Docker API, live: pull, import and build.
+
+docker-py offers these too, but its pull and import wait without end, and none of them says when
+the connection is closed, which is what makes the daemon give up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO
+
+import docker
+import docker.auth
+import requests.exceptions
+
+from vagrant_kiwi.deadline import Deadline
+
+#: Seconds until a daemon on this host must have taken the connection.
+_CONNECT = 10.0
+#: Colours and cursor movements have no place in a log.
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class DockerStreamError(Exception):
+    """The daemon refused or broke off; the last lines of what it said are the text."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A POST to the Docker API that answers with a stream of JSON objects.
+
+    Args:
+        path: below the API's version, as in "images/create".
+        params: its query; a list of values repeats the key.
+        body: is sent as it is read.
+        headers: of the request.
+        stall: seconds without a sign of life after which it is broken off.
+    """
+
+    path: str
+    params: Mapping[str, str | list[str]]
+    body: IO[bytes] | None = None
+    headers: Mapping[str, str] | None = None
+    stall: float = 300.0
+
+
+def pull(
+    client: docker.DockerClient,
+    image: str,
+    *,
+    arch: str,
+    stall: float,
+    log: Callable[[str], None],
+    deadline: Deadline,
+) -> None:
+    """Pull an image; leaving early makes the daemon stop.
+
+    Args:
+        client: the Docker daemon.
+        image: with its tag, as in "debian:bookworm-slim".
+        arch: the architecture to take, in Docker's words.
+        stall: seconds without progress after which it has failed.
+        log: takes what happens, a line a layer and step.
+        deadline: when it must be done.
+
+    Raises:
+        DockerStreamError: it cannot be had.
+        PhaseTimeoutError: the deadline has passed.
+    """
+    repository, _, tag = image.rpartition(":")
+    registry, _ = docker.auth.resolve_repository_name(repository)
+    # The person's own login at that registry, if there is one.
+    header = docker.auth.get_config_header(client.api, registry)
+    call = Call(
+        "images/create",
+        {"fromImage": repository, "tag": tag, "platform": f"linux/{arch}"},
+        headers={"X-Registry-Auth": header.decode("ascii")} if header else None,
+        stall=stall,
+    )
+    _drain(client, call, log, deadline)
+
+
+def import_tar(
+    client: docker.DockerClient,
+    tar: IO[bytes],
+    *,
+    labels: Mapping[str, str],
+    log: Callable[[str], None],
+    deadline: Deadline,
+) -> str:
+    """Make an image without a name from a root file system and return its id.
+
+    Raises:
+        DockerStreamError: the daemon does not take it.
+        PhaseTimeoutError: the deadline has passed.
+    """
+    call = Call(
+        "images/create",
+        {
+            "fromSrc": "-",
+            "changes": [f"LABEL {name}={json.dumps(value)}" for name, value in labels.items()],
+        },
+        body=tar,
+        headers={"Content-Type": "application/tar"},
+    )
+    said = _drain(client, call, lambda _: None, deadline)
+    return _id(said.status, "import")
+
+
+def build(
+    client: docker.DockerClient,
+    context: IO[bytes],
+    *,
+    arguments: Mapping[str, str],
+    network: str,
+    log: Callable[[str], None],
+    deadline: Deadline,
+) -> str:
+    """Build the Dockerfile of a context into an image without a name and return its id.
+
+    Args:
+        client: the Docker daemon.
+        context: a tar archive.
+        arguments: the ARGs.
+        network: "default" or "none".
+        log: takes what the build says, line by line.
+        deadline: when it must be done.
+
+    Raises:
+        DockerStreamError: a step failed.
+        PhaseTimeoutError: the deadline has passed.
+    """
+    call = Call(
+        "build",
+        {
+            "buildargs": json.dumps(dict(arguments)),
+            "networkmode": network,
+            # What an interrupted step left is removed, too.
+            "rm": "1",
+            "forcerm": "1",
+            "nocache": "1",
+        },
+        body=context,
+        headers={"Content-Type": "application/x-tar"},
+    )
+    said = _drain(client, call, log, deadline)
+    return _id(said.aux, "build")
+
+
+@dataclass(frozen=True)
+class _Said:
+    """The last word of a stream: its status line, and the id in its last ``aux``."""
+
+    status: str
+    aux: str
+
+
+def _id(text: str, what: str) -> str:
+    if re.fullmatch(r"sha256:[0-9a-f]{64}", text) is None:
+        raise DockerStreamError(f"the {what} ended without naming an image")
+    return text
+
+
+def _drain(
+    client: docker.DockerClient, call: Call, log: Callable[[str], None], deadline: Deadline
+) -> _Said:
+    """Follow a call to its end."""
+    last: deque[str] = deque(maxlen=15)
+    status = aux = ""
+    with contextlib.closing(_events(client, call, deadline)) as events:
+        for event in events:
+            if "error" in event:
+                raise DockerStreamError("\n".join((*last, str(event["error"]).strip())))
+            if isinstance(detail := event.get("aux"), dict):
+                aux = str(detail.get("ID", aux))
+            status = str(event.get("status", status))
+            for line in _lines(event):
+                last.append(line)
+                log(line)
+    return _Said(status, aux)
+
+
+def _lines(event: Mapping[str, object]) -> Iterator[str]:
+    # Events with a progress bar come many times a second.
+    if event.get("progressDetail"):
+        return
+    name = f"{event['id']}: " if "id" in event else ""
+    text = str(event.get("stream") or event.get("status") or "")
+    for line in _ESCAPES.sub("", text).replace("\r", "\n").splitlines():
+        if line.strip():
+            yield name + line.rstrip()
+
+
+def _events(
+    client: docker.DockerClient, call: Call, deadline: Deadline
+) -> Generator[dict[str, object], None, None]:
+    api = client.api
+    stall = min(call.stall, deadline.left())
+    try:
+        response = api.post(
+            f"{api.base_url}/v{api.api_version}/{call.path}",
+            params=call.params,
+            data=call.body,
+            headers=call.headers,
+            stream=True,
+            timeout=(_CONNECT, stall),
+        )
+        # Closing it is what tells the daemon to stop.
+        with contextlib.closing(response):
+            if response.status_code >= 400:
+                raise DockerStreamError(_message(response.content))
+            for event in _objects(response.iter_content(chunk_size=None)):
+                deadline.left()
+                yield event
+    except requests.exceptions.RequestException as error:
+        deadline.left()
+        raise DockerStreamError(f"no answer for {stall:.0f} s, or cut off: {error}") from error
+
+
+def _objects(chunks: Iterable[bytes]) -> Iterator[dict[str, object]]:
+    """Split a stream into the JSON objects that it holds, one a line."""
+    buffer = b""
+    for chunk in chunks:
+        *lines, buffer = (buffer + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield _object(line)
+    if buffer.strip():
+        yield _object(buffer)
+
+
+def _object(line: bytes) -> dict[str, object]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise DockerStreamError("the daemon's answer is not JSON") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _message(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["message"])
+    except (ValueError, KeyError, TypeError):
+        return content.decode("utf-8", "replace").strip()

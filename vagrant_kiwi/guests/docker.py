@@ -1,0 +1,192 @@
+"""What the Docker API is the right tool for: host keys, orphans, loop devices left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+import docker
+import docker.errors
+import requests.exceptions
+from docker.models.containers import Container
+
+from vagrant_kiwi.errors import GuestError, PreflightError
+
+RUN_LABEL = "vagrant-kiwi.run"
+
+
+@contextlib.contextmanager
+def client(environment: Mapping[str, str], *, timeout: int = 120) -> Iterator[docker.DockerClient]:
+    """Connect to the Docker daemon for the body.
+
+    Args:
+        environment: may hold DOCKER_HOST and its companions.
+        timeout: seconds for one answer of the API.
+
+    Raises:
+        PreflightError: no daemon answers, or we may not ask it.
+    """
+    try:
+        connected = docker.from_env(environment=dict(environment), timeout=timeout)
+    except docker.errors.DockerException as error:
+        raise _unreachable(error) from error
+    try:
+        try:
+            connected.ping()
+        except (docker.errors.APIError, requests.exceptions.RequestException) as error:
+            raise _unreachable(error) from error
+        yield connected
+    finally:
+        connected.close()
+
+
+def _unreachable(error: Exception) -> PreflightError:
+    if "Permission denied" in str(error):
+        return PreflightError(
+            "You may not use the Docker daemon",
+            details=str(error),
+            resolution="Join the group docker: sudo usermod -aG docker $USER, then log in again.",
+        )
+    return PreflightError(
+        "The Docker daemon does not answer",
+        details=str(error),
+        resolution="Start it: sudo systemctl start docker, or run ./bootstrap from the checkout.",
+    )
+
+
+def containers(daemon: docker.DockerClient, run_id: str) -> list[Container]:
+    """Return the containers of a run, in whatever state they are."""
+    return list(daemon.containers.list(all=True, filters={"label": f"{RUN_LABEL}={run_id}"}))
+
+
+def host_keys(daemon: docker.DockerClient, run_id: str, *, timeout: float) -> tuple[str, ...]:
+    """Read the ssh host keys of a guest out of band: nobody on the network can forge them.
+
+    Args:
+        daemon: the Docker daemon.
+        run_id: the run whose container is asked.
+        timeout: seconds until sshd's keys must be there.
+
+    Returns:
+        Public key lines, "type key" each.
+
+    Raises:
+        GuestError: there is not exactly one running container, or it has no keys.
+    """
+    found = [entry for entry in containers(daemon, run_id) if entry.status == "running"]
+    if len(found) != 1:
+        raise GuestError(
+            f"Expected one running container of the run {run_id}, found {len(found)}",
+            resolution="Did the template change guest.create_args? Its labels must stay.",
+        )
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = found[0].exec_run(["sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub"], stream=False)
+        # Bytes, because it is not streamed.
+        status, output = answer.exit_code, cast(bytes, answer.output)
+        keys = tuple(
+            " ".join(line.split()[:2])
+            for line in output.decode("ascii", "replace").splitlines()
+            if line.startswith(("ssh-", "ecdsa-"))
+        )
+        if status == 0 and keys:
+            return keys
+        if time.monotonic() > deadline:
+            raise GuestError(
+                "The guest has no ssh host keys",
+                details=output.decode("utf-8", "replace")[-500:],
+                resolution="Does its start-up make them (ssh-keygen -A)? Rebuild the box.",
+            )
+        time.sleep(0.1)
+
+
+def remove_run(
+    daemon: docker.DockerClient, run_id: str, *, image: str, say: Callable[[str], None]
+) -> None:
+    """Remove whatever a run left with Docker, half-made containers included.
+
+    Args:
+        daemon: the Docker daemon.
+        run_id: the run.
+        image: a box that has losetup, for loop devices that outlived their container.
+        say: told what had to be removed.
+
+    Raises:
+        docker.errors.APIError: the daemon refuses.
+    """
+    for container in containers(daemon, run_id):
+        say(f"removing the container {container.name} ({container.status})")
+        # Gone already: Vagrant or another clean-up was faster.
+        with contextlib.suppress(docker.errors.NotFound):
+            container.remove(force=True, v=True)
+    for volume in daemon.volumes.list(filters={"label": f"{RUN_LABEL}={run_id}"}):
+        say(f"removing the volume {volume.name}")
+        with contextlib.suppress(docker.errors.NotFound):
+            volume.remove(force=True)
+    loops = loop_devices(run_id)
+    if loops:
+        say(f"detaching {', '.join(f'/dev/loop{minor}' for minor in loops)}")
+        detach(daemon, loops, image=image, run_id=run_id)
+
+
+def leftovers(daemon: docker.DockerClient, run_id: str) -> tuple[str, ...]:
+    """Name what a run still has on this host."""
+    return (
+        *(f"container {entry.name} ({entry.status})" for entry in containers(daemon, run_id)),
+        *(
+            f"volume {volume.name}"
+            for volume in daemon.volumes.list(filters={"label": f"{RUN_LABEL}={run_id}"})
+        ),
+        *(f"loop device /dev/loop{minor}" for minor in loop_devices(run_id)),
+    )
+
+
+def loop_devices(run_id: str, *, sys_block: Path = Path("/sys/block")) -> tuple[int, ...]:
+    """Find loop devices that are bound to a file of a run; they outlive their container.
+
+    Args:
+        run_id: it is part of every path of the run in the guest.
+        sys_block: sysfs' list of block devices.
+
+    Returns:
+        The minor numbers.
+    """
+    found = []
+    for entry in sys_block.glob("loop[0-9]*"):
+        try:
+            backing = (entry / "loop/backing_file").read_text(errors="surrogateescape")
+        except (FileNotFoundError, OSError):
+            continue  # not bound, or unbound while we looked
+        if f"/{run_id}/" in backing:
+            found.append(int(entry.name.removeprefix("loop")))
+    return tuple(sorted(found))
+
+
+def detach(
+    daemon: docker.DockerClient, minors: tuple[int, ...], *, image: str, run_id: str
+) -> None:
+    """Detach loop devices from within a short-lived container; the caller need not be root.
+
+    Args:
+        daemon: the Docker daemon.
+        minors: the loop devices; the container may touch these and no other device.
+        image: a box with losetup.
+        run_id: labels the container.
+
+    Raises:
+        docker.errors.DockerException: it did not work.
+    """
+    # losetup only drops the bond; the kernel then removes the partitions itself.
+    daemon.containers.run(
+        image,
+        ["losetup", "--detach", *(f"/dev/loop{minor}" for minor in minors)],
+        entrypoint="",
+        remove=True,
+        network_mode="none",
+        cap_add=["SYS_ADMIN"],
+        devices=[f"/dev/loop{minor}:/dev/loop{minor}:rw" for minor in minors],
+        labels={RUN_LABEL: run_id},
+    )

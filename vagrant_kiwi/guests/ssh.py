@@ -1,0 +1,319 @@
+"""A guest that is reached by OpenSSH: one multiplexed connection for commands and data."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vagrant_kiwi.errors import GuestError
+from vagrant_kiwi.guests import ConnectionLostError, TransferError
+from vagrant_kiwi.process import Background, CommandResult, CommandTimeoutError, OnOutput, Runner
+
+#: rsync's exit codes that mean the connection, not the data; rsync(1), "EXIT VALUES".
+_RSYNC_FULL_DISK = 11
+
+
+@dataclass(frozen=True)
+class Login:
+    """How to log in: the four fields of ``vagrant ssh-config``, and the name of the host's key."""
+
+    host: str
+    port: int
+    user: str
+    identity_file: Path
+    alias: str
+
+
+@dataclass(frozen=True)
+class SshGuest:
+    """A live guest behind OpenSSH; see ``Guest`` for its verbs.
+
+    Args:
+        runner: starts ssh and rsync.
+        config: our own ssh configuration file; its path holds no character that needs quoting.
+    """
+
+    runner: Runner
+    config: Path
+
+    def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        root: bool = False,
+        stdin: bytes | None = None,
+        on_output: OnOutput | None = None,
+    ) -> CommandResult:
+        """Run a command to its end; see ``Guest.exec``."""
+        # ssh exits 255 for a lost connection and for a remote exit 255 alike. The remote shell
+        # therefore reports the status in a last line of standard error, under a name that the
+        # command cannot know.
+        token = f"vagrant-kiwi-{secrets.token_hex(8)}"
+        command = shlex.join([*(("sudo", "-n", "--") if root else ()), *argv])
+        line = f"{command}; printf '\\n{token} %d\\n' \"$?\" >&2"
+        result = self.runner.run(
+            ["ssh", "-F", str(self.config), "guest", line],
+            timeout=timeout,
+            stdin=stdin,
+            on_output=on_output,
+        )
+        errors, found, status = result.errors.rpartition(f"\n{token} ".encode())
+        if not found:
+            raise ConnectionLostError(result.tail(5) or f"ssh exited with {result.status}")
+        return CommandResult(tuple(argv), int(status), result.output, errors, result.seconds)
+
+    def push(
+        self,
+        source: Path,
+        target: str,
+        *,
+        timeout: float,
+        exclude: Sequence[str] = (),
+        delete: bool = False,
+        on_output: OnOutput | None = None,
+    ) -> None:
+        """Copy a folder's content, or a file, into the guest; see ``Guest.push``."""
+        folder = source.is_dir()
+        self._rsync(
+            [
+                "--mkpath",
+                "--chown=root:root",
+                *(["--delete"] if delete else []),
+                *(f"--exclude={pattern}" for pattern in exclude),
+                "--",
+                f"{source}/" if folder else f"{source}",
+                f"guest:{target}/" if folder else f"guest:{target}",
+            ],
+            timeout=timeout,
+            on_output=on_output,
+        )
+
+    def pull(
+        self,
+        source: str,
+        target: Path,
+        *,
+        timeout: float,
+        exclude: Sequence[str] = (),
+        on_output: OnOutput | None = None,
+    ) -> None:
+        """Copy a guest folder's content to the host; see ``Guest.pull``."""
+        self._rsync(
+            [
+                # Owner and group are the caller's: what the guest's root made belongs to him.
+                "--no-owner",
+                "--no-group",
+                "--chmod=Du+rwx,Fu+rw",
+                *(f"--exclude={pattern}" for pattern in exclude),
+                "--",
+                f"guest:{source}/",
+                f"{target}/",
+            ],
+            timeout=timeout,
+            on_output=on_output,
+        )
+
+    def _rsync(
+        self, arguments: Sequence[str], *, timeout: float, on_output: OnOutput | None
+    ) -> None:
+        # No compression: images and package caches are compressed already, and the link is local.
+        # Arguments are protected from the remote shell; hard links and sparse files stay such.
+        argv = [
+            "rsync",
+            "--archive",
+            "--hard-links",
+            "--sparse",
+            "--numeric-ids",
+            "--protect-args",
+            "--info=progress2",
+            f"--rsh=ssh -F {self.config}",
+            "--rsync-path=sudo -n rsync",
+            *arguments,
+        ]
+        try:
+            result = self.runner.run(argv, timeout=timeout, on_output=on_output)
+        except CommandTimeoutError as error:
+            raise TransferError(str(error)) from error
+        if not result.ok:
+            room = "no room left: " if result.status == _RSYNC_FULL_DISK else ""
+            raise TransferError(f"{room}rsync exited with {result.status}: {result.tail(5)}")
+
+
+@contextlib.contextmanager
+def connected(
+    runner: Runner, login: Login, folder: Path, *, known_hosts: str, timeout: float
+) -> Iterator[SshGuest]:
+    """Hold one authenticated connection to a guest for the body.
+
+    Args:
+        runner: starts ssh.
+        login: where and as whom.
+        folder: what ``runtime_folder`` made; who made it removes it.
+        known_hosts: the host's keys as lines of a known_hosts file, under ``login.alias``.
+        timeout: seconds until the first login must have worked.
+
+    Raises:
+        GuestError: the login does not work.
+    """
+    config = write_config(folder, login, known_hosts=known_hosts)
+    master = runner.spawn(
+        ["ssh", "-F", str(config), "-o", "ControlMaster=yes", "-N", "guest"],
+        log=folder / "master.log",
+    )
+    try:
+        _wait_for_master(runner, config, master, folder, login, timeout)
+        yield SshGuest(runner, config)
+    finally:
+        master.stop()
+
+
+def runtime_folder() -> Path:
+    """Make a private folder for a connection.
+
+    Its path is short and plain: a control socket's name may have about 100 characters, and rsync
+    splits its --rsh at spaces.
+    """
+    return Path(tempfile.mkdtemp(prefix="vk-", dir=_runtime_parent()))
+
+
+def _runtime_parent() -> Path:
+    """Return /tmp, or Python's temporary folder where a name in it stays short enough."""
+    usual = Path(tempfile.gettempdir())
+    return usual if len(str(usual)) < 40 else Path("/tmp")  # noqa: S108
+
+
+def write_config(folder: Path, login: Login, *, known_hosts: str) -> Path:
+    """Write our own ssh configuration: nothing of the user's, the host's key pinned.
+
+    Args:
+        folder: the private runtime folder; its path needs no quoting.
+        login: where and as whom.
+        known_hosts: the content of the known_hosts file.
+
+    Returns:
+        The configuration's path.
+    """
+    # Links and copies under plain names: ssh expands %, ~ and ${} in the paths of its options.
+    (folder / "key").symlink_to(login.identity_file.resolve())
+    (folder / "known_hosts").write_text(known_hosts)
+    options = {
+        "HostName": login.host,
+        "Port": login.port,
+        "User": login.user,
+        "HostKeyAlias": login.alias,
+        "UserKnownHostsFile": folder / "known_hosts",
+        "GlobalKnownHostsFile": "none",
+        "StrictHostKeyChecking": "yes",
+        "IdentityFile": folder / "key",
+        "IdentitiesOnly": "yes",
+        "IdentityAgent": "none",
+        "PreferredAuthentications": "publickey",
+        "BatchMode": "yes",
+        "ControlPath": folder / "s",
+        "ControlMaster": "no",
+        "ForwardAgent": "no",
+        "ForwardX11": "no",
+        "Compression": "no",
+        "ConnectTimeout": 10,
+        "ServerAliveInterval": 15,
+        "ServerAliveCountMax": 8,
+        "LogLevel": "ERROR",
+    }
+    lines = ["Host guest", *(f"  {name} {value}" for name, value in options.items())]
+    config = folder / "config"
+    config.write_text("\n".join(lines) + "\n")
+    return config
+
+
+def _wait_for_master(
+    runner: Runner,
+    config: Path,
+    master: Background,
+    folder: Path,
+    login: Login,
+    timeout: float,
+) -> None:
+    """Wait until the control socket answers.
+
+    Raises:
+        GuestError: ssh gave up, or the time is over.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if (folder / "s").exists():
+            check = runner.run(
+                ["ssh", "-F", str(config), "-O", "check", "guest"], timeout=10, merge=True
+            )
+            if check.ok:
+                return
+        if master.ended(within=0.05):
+            break
+    said = (folder / "master.log").read_text(errors="replace").strip()
+    raise GuestError(
+        f"Cannot log in to the guest as {login.user}@{login.host} port {login.port}",
+        details=said or f"no answer within {timeout:.0f} s",
+        resolution="Build again with -v and look at the log of the guest's start.",
+    )
+
+
+def refuses_key(runner: Runner, login: Login, key: Path, *, known_hosts: str) -> bool:
+    """Tell whether the guest refuses a key, and for no other reason than that key.
+
+    A control socket, an agent or the user's own configuration could make a refused key look
+    accepted, or an accepted one refused: none of them takes part.
+
+    Args:
+        runner: starts ssh.
+        login: where and as whom; its own identity is not offered.
+        key: the private key to try.
+        known_hosts: the host's keys, as for ``connected``.
+
+    Returns:
+        True if the answer was "Permission denied (publickey)", False if the key let us in.
+
+    Raises:
+        GuestError: neither; then nothing is known.
+    """
+    with tempfile.TemporaryDirectory(prefix="vk-", dir=_runtime_parent()) as name:
+        folder = Path(name)
+        (folder / "known_hosts").write_text(known_hosts)
+        # ssh ignores a key that others may read; the well-known one may lie in such a file.
+        copy = folder / "key"
+        copy.touch(mode=0o600)
+        copy.write_bytes(key.read_bytes())
+        options = (
+            "IdentitiesOnly=yes",
+            "IdentityAgent=none",
+            "BatchMode=yes",
+            "ControlPath=none",
+            "ControlMaster=no",
+            "PreferredAuthentications=publickey",
+            "StrictHostKeyChecking=yes",
+            f"UserKnownHostsFile={folder}/known_hosts",
+            "GlobalKnownHostsFile=none",
+            f"HostKeyAlias={login.alias}",
+            "ConnectTimeout=10",
+        )
+        result = runner.run(
+            ["ssh", "-F", "none", "-i", str(copy), "-p", str(login.port)]
+            + [f"-o{option}" for option in options]
+            + [f"{login.user}@{login.host}", "true"],
+            timeout=30,
+        )
+    if result.ok:
+        return False
+    denied = "Permission denied (publickey" in result.error_text
+    if result.status == 255 and denied:
+        return True
+    raise GuestError(
+        "Cannot tell whether the guest refuses Vagrant's well-known insecure key",
+        details=result.tail(3),
+        resolution="Build again; if it stays so, look at sshd in the box.",
+    )

@@ -1,0 +1,299 @@
+"""Decide everything about a build before anything is started.
+
+``make_plan`` is pure: settings, a description and facts about the host go in, frozen data comes
+out. What acts on it decides nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import posixpath
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vagrant_kiwi import description_copy, kiwi
+from vagrant_kiwi.description import Description, Selection
+from vagrant_kiwi.errors import DescriptionError, SettingsError, UsageError
+from vagrant_kiwi.isolation import HostFacts, Isolation, isolate
+from vagrant_kiwi.settings import Settings, SyncEntry, Timeouts
+
+#: Where a run lives in a guest; on the guest's own disk, because KIWI needs a real file system.
+GUEST_ROOT = "/var/lib/vagrant-kiwi"
+
+Keep = Literal["never", "failed", "always"]
+
+_RUN_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?")
+#: Folders that a synced entry may not replace: the guest would not survive it.
+_SYSTEM_FOLDERS = frozenset(
+    {"/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys"}
+    | {"/usr", "/usr/bin", "/usr/lib", "/usr/sbin", "/var", "/var/lib", GUEST_ROOT}
+)
+
+
+@dataclass(frozen=True)
+class HostPaths:
+    """Where a build keeps things on the host."""
+
+    state: Path
+    lock: Path
+    run: Path
+    log: Path
+    record: Path
+    results: Path
+    result: Path
+    staging: Path
+    current: Path
+
+
+@dataclass(frozen=True)
+class GuestPaths:
+    """Where a run keeps things in the guest; all below ``root``."""
+
+    root: str
+    description: str
+    files: str
+    scripts: str
+    target: str
+    bundle: str
+
+    @classmethod
+    def of(cls, run_id: str) -> GuestPaths:
+        """Return the folders of a run."""
+        root = posixpath.join(GUEST_ROOT, run_id)
+        return cls(
+            root=root,
+            description=f"{root}/description",
+            files=f"{root}/files",
+            scripts=f"{root}/scripts",
+            target=f"{root}/target",
+            bundle=f"{root}/bundle",
+        )
+
+
+@dataclass(frozen=True)
+class SyncItem:
+    """One tree or file that goes from the host into the guest."""
+
+    source: Path
+    target: str
+    exclude: tuple[str, ...]
+    delete: bool
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """All that a build will do; nothing is decided after it."""
+
+    run_id: str
+    slug: str
+    provider: str
+    box: str
+    name: str
+    version: str
+    description: Path
+    kiwi_file: str
+    kiwi_file_in_guest: str
+    loglevel: int
+    image_type: str
+    profiles: tuple[str, ...]
+    isolation: Isolation
+    sync: tuple[SyncItem, ...]
+    provision: tuple[Path, ...]
+    kiwi_argv: tuple[str, ...]
+    bundle_argv: tuple[str, ...] | None
+    guest_files: tuple[kiwi.GuestFile, ...]
+    keep: Keep
+    timeouts: Timeouts
+    paths: HostPaths
+    guest: GuestPaths
+    template_dirs: tuple[Path, ...]
+
+    @property
+    def guest_name(self) -> str:
+        """The name of everything the run starts: container, domain, host key alias."""
+        return f"vagrant-kiwi-{self.run_id}"
+
+    @property
+    def result_folder(self) -> str:
+        """The guest folder whose content is the result."""
+        return self.guest.bundle if self.bundle_argv else self.guest.target
+
+
+def new_run_id(now: datetime.datetime) -> str:
+    """Return a fresh run id: sortable by time, and unique among builds of the same second.
+
+    Args:
+        now: the current time, with a time zone.
+    """
+    stamp = now.astimezone(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    return f"{stamp}-{secrets.token_hex(3)}"
+
+
+def check_run_id(run_id: str) -> str:
+    """Return the run id if it can name a container, a folder and a domain.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise UsageError(
+            f"--run-id={run_id} cannot be used",
+            details="It names containers, folders and log files.",
+            resolution="Use 1 to 48 lower-case letters, digits and '-', not '-' at either end.",
+        )
+    return run_id
+
+
+def make_slug(name: str, description: Path, image_type: str, profiles: Sequence[str]) -> str:
+    """Return the name of a variant's folders: readable, and different for different variants.
+
+    Args:
+        name: the image name of the description.
+        description: the resolved folder of the description.
+        image_type: the KIWI type.
+        profiles: the selected profiles.
+    """
+    readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "image"
+    identity = "\0".join([str(description), image_type, *sorted(profiles)])
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{readable}-{image_type}-{digest[:8]}"
+
+
+def make_plan(
+    settings: Settings,
+    description: Description,
+    selection: Selection,
+    *,
+    run_id: str,
+    facts: HostFacts,
+    kiwi_build: kiwi.BuildOptions,
+    box: str,
+) -> BuildPlan:
+    """Decide a build.
+
+    Args:
+        settings: the merged settings; their paths are absolute.
+        description: the description that was read.
+        selection: the type and profiles to build.
+        run_id: a checked or fresh run id.
+        facts: what the host is like.
+        kiwi_build: the parsed options for ``kiwi-ng system build``.
+        box: name of the box to build in.
+
+    Raises:
+        SettingsError: a source of data is missing, or a target is not usable.
+        DescriptionError: the description's folder holds the whole state of the tool or the like.
+    """
+    guest = GuestPaths.of(run_id)
+    image_type = selection.image_type.image
+    folder = description.folder.resolve()
+    slug = make_slug(description.name, folder, image_type, selection.profiles)
+    state = settings.state_dir
+    if state.resolve() == folder:
+        raise DescriptionError(
+            f"The state folder {state} is the description itself",
+            resolution="Set state_dir to another folder.",
+        )
+    build = state / "builds" / slug / settings.provider
+    results = (settings.target_dir or state / "result") / slug
+    kiwi_file = description_copy.name_in_guest(description.kiwi_file)
+    options = kiwi.global_options(
+        settings.kiwi.model_copy(update={"kiwi_file": kiwi_file}),
+        image_type=settings.kiwi.type,
+        profiles=settings.kiwi.profiles,
+        files_dir=guest.files,
+    )
+    return BuildPlan(
+        run_id=run_id,
+        slug=slug,
+        provider=settings.provider,
+        box=box,
+        name=description.name,
+        version=selection.version,
+        description=folder,
+        kiwi_file=description.kiwi_file,
+        kiwi_file_in_guest=kiwi_file,
+        loglevel=settings.kiwi.loglevel or 0,
+        image_type=image_type,
+        profiles=tuple(selection.profiles),
+        isolation=isolate(
+            image_type,
+            requested=settings.isolation,
+            facts=facts,
+            run_id=run_id,
+            extra=settings.docker.create_args,
+        ),
+        sync=(
+            SyncItem(folder, guest.description, _state_inside(state, folder), delete=True),
+            *(_sync_item(entry) for entry in settings.sync),
+        ),
+        provision=tuple(_script(path) for path in settings.provision),
+        kiwi_argv=kiwi.build_argv(
+            options, kiwi_build, description=guest.description, target_dir=guest.target
+        ),
+        bundle_argv=(
+            kiwi.bundle_argv(
+                kiwi.bundle_options(settings.bundle, default_id=run_id),
+                options,
+                target_dir=guest.target,
+                bundle_dir=guest.bundle,
+            )
+            if settings.bundle.enabled
+            else None
+        ),
+        guest_files=(*options.files, *kiwi_build.files),
+        keep=settings.keep,
+        timeouts=settings.timeouts,
+        paths=HostPaths(
+            state=state,
+            lock=build / "lock",
+            run=build / "runs" / run_id,
+            log=build / "runs" / run_id / "build.log",
+            record=build / "runs" / run_id / "run.json",
+            results=results,
+            result=results / run_id,
+            staging=results / f".staging-{run_id}",
+            current=results / "current",
+        ),
+        guest=guest,
+        template_dirs=settings.template_dirs,
+    )
+
+
+def _state_inside(state: Path, folder: Path) -> tuple[str, ...]:
+    """Leave our own state out of the pushed copy where it lies inside the description."""
+    try:
+        inside = state.resolve().relative_to(folder)
+    except ValueError:
+        return ()
+    escaped = re.sub(r"([*?\[\\])", r"\\\1", inside.as_posix())
+    return (f"/{escaped}",)
+
+
+def _sync_item(entry: SyncEntry) -> SyncItem:
+    if not entry.source.exists():
+        raise SettingsError(
+            f"sync: {entry.source} does not exist",
+            resolution="Correct the source in the settings or in --sync=SRC:DST.",
+        )
+    target = posixpath.normpath(entry.target)
+    if entry.delete and target in _SYSTEM_FOLDERS:
+        raise SettingsError(
+            f"sync: the target {entry.target} with delete would empty a system folder of the guest",
+            resolution="Choose a folder of its own, or leave delete out.",
+        )
+    return SyncItem(entry.source, target, entry.exclude, entry.delete)
+
+
+def _script(path: Path) -> Path:
+    if not path.is_file():
+        raise SettingsError(
+            f"provision: {path} is not a file",
+            resolution="Name an executable script or a shell script on this host.",
+        )
+    return path

@@ -1,0 +1,259 @@
+"""What can be set: frozen models, each field with what it does and what it may be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    ValidationInfo,
+)
+
+from vagrant_kiwi.settings_sources import Kind
+
+
+def _host_path(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
+        raise ValueError("it is not a path")
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError("there is no such user") from error
+    # The folder that the level's relative paths start from; without one they stay as they are.
+    return info.context / path if isinstance(info.context, Path) else path
+
+
+def _guest_path(value: str) -> str:
+    if ".." in value.split("/"):
+        raise ValueError("'..' is not allowed in it")
+    return value
+
+
+def _mirrors(value: object) -> object:
+    # YAML 1.1 reads a bare off as false.
+    if value is False:
+        return "off"
+    if isinstance(value, dict):
+        # No word about which one: either side can hold a password.
+        texts = (*value.keys(), *value.values())
+        if not all(isinstance(text, str) and _URL.fullmatch(text) for text in texts):
+            raise ValueError("a prefix or a replacement in it is no URL")
+    elif value not in ("auto", "off"):
+        raise ValueError("it is neither of the two words nor a map")
+    return value
+
+
+def _none_is_empty(value: object) -> object:
+    # All the lines below "timeouts:" may be commented out.
+    return {} if value is None else value
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/[^\s\x00-\x1f\x7f]+")
+
+Text = Annotated[str, StringConstraints(strict=True, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# These become arguments of their own after a flag; with a "-" in front they would be read as flags.
+Word = Annotated[
+    str, StringConstraints(strict=True, pattern=r"^[^-\s\x00-\x1f\x7f][^\s\x00-\x1f\x7f]*$")
+]
+FileName = Annotated[
+    str, StringConstraints(strict=True, pattern=r"^[^-/\x00-\x1f\x7f][^/\x00-\x1f\x7f]*$")
+]
+Assignment = Annotated[
+    str, StringConstraints(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]*=[^\x00]*$")
+]
+GuestPath = Annotated[
+    str,
+    StringConstraints(strict=True, pattern=r"^/[^\x00-\x1f\x7f]*$"),
+    AfterValidator(_guest_path),
+]
+HostPath = Annotated[Path, BeforeValidator(_host_path)]
+Switch = Annotated[bool, Strict()]
+Seconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+
+
+def _setting(
+    default: Any, about: str, allowed: str, *, kind: Kind = "text", secret: bool = False
+) -> Any:
+    """Declare a setting: default, what it does, what it may be, how text stands for it.
+
+    A secret one may hold a password, so its value is in no message and no repr.
+    """
+    return Field(
+        default,
+        description=about,
+        repr=not secret,
+        json_schema_extra={"allowed": allowed, "kind": kind, "secret": secret},
+    )
+
+
+def _seconds(default: float, about: str) -> Any:
+    return _setting(default, about, "a number of seconds above 0", kind="number")
+
+
+def _switch(*, default: bool, about: str) -> Any:
+    return _setting(default, about, "true or false", kind="switch")
+
+
+_TEXT = "text on one line (in quotes where it looks like a number or a date)"
+_WORD = "one word that does not begin with a dash (in quotes where it looks like a number)"
+_FILE_NAME = "a file name without folders (in quotes where it looks like a number)"
+_HOST_PATH = "a path on this host"
+_GUEST_PATH = "an absolute path in the guest, without '..'"
+
+
+class _Model(BaseModel):
+    # pydantic's own text would show the values, and so the passwords.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class SyncEntry(_Model):
+    """Data that is copied into the guest before KIWI runs."""
+
+    source: HostPath = _setting(..., "File or folder on this host", _HOST_PATH)
+    target: GuestPath = _setting(..., "Where it goes in the guest", _GUEST_PATH)
+    exclude: tuple[Text, ...] = _setting(
+        (), "rsync patterns of what is left out", "a list of rsync patterns", kind="list"
+    )
+    delete: Switch = _switch(
+        default=False, about="Delete what is in the target but not in the source"
+    )
+
+
+class Timeouts(_Model):
+    """How long each phase may take."""
+
+    box: Seconds = _seconds(3600.0, "Making or finding the build box")
+    up: Seconds = _seconds(600.0, "Starting the guest until it can be logged into")
+    provision: Seconds = _seconds(1800.0, "Copying data in and running the provision scripts")
+    build: Seconds = _seconds(7200.0, "KIWI itself, with result bundle")
+    fetch: Seconds = _seconds(1800.0, "Fetching and checking the result")
+    destroy: Seconds = _seconds(300.0, "Removing the guest")
+
+
+class DockerSettings(_Model):
+    """What only docker guests have."""
+
+    create_args: tuple[Text, ...] = _setting(
+        (),
+        "More arguments for docker run; they can weaken the guest's isolation",
+        "a list of arguments",
+        kind="list",
+        secret=True,
+    )
+
+
+class KiwiSettings(_Model):
+    """Options of kiwi-ng that stand before its command."""
+
+    type: Word | None = _setting(None, "Image type to build; else the description's primary", _WORD)
+    profiles: tuple[Word, ...] = _setting(
+        (), "Profiles of the description to build", "a list of profile names", kind="list"
+    )
+    kiwi_file: FileName | None = _setting(
+        None, "Name of the description's file, where the folder holds several", _FILE_NAME
+    )
+    setenv: tuple[Assignment, ...] = _setting(
+        (),
+        "Environment of the build, as kiwi-ng --setenv takes it",
+        "a list of NAME=VALUE",
+        kind="list",
+        secret=True,
+    )
+    shared_cache_dir: GuestPath | None = _setting(None, "Package cache", _GUEST_PATH)
+    temp_dir: GuestPath | None = _setting(None, "Folder for temporary files", _GUEST_PATH)
+    target_arch: Word | None = _setting(None, "Architecture of the image", _WORD)
+    loglevel: Annotated[int, Strict(), Field(ge=0, le=50)] | None = _setting(
+        None,
+        "How much KIWI logs: 10 debug, 20 info, 30 warning, 40 error, 50 critical",
+        "a whole number from 0 to 50",
+        kind="number",
+    )
+    config: HostPath | None = _setting(None, "KIWI's own settings file", _HOST_PATH)
+
+
+class BundleSettings(_Model):
+    """What ``kiwi-ng result bundle`` does with a good image."""
+
+    enabled: Switch = _switch(default=True, about="Bundle the result")
+    id: FileName | None = _setting(
+        None, "Added to the version in the file names; else the run's id", _FILE_NAME
+    )
+    format: FileName | None = _setting(None, "Pattern of the file names, such as %N-%v", _FILE_NAME)
+    compress: Switch = _switch(default=True, about="Compress the image")
+    zsync_source: Word | None = _setting(None, "URL of the image for zsync", "a URL", secret=True)
+    package_as_rpm: Switch = _switch(default=False, about="Wrap the bundle in an RPM package")
+
+
+class Settings(_Model):
+    """All settings, merged and valid; paths are absolute when they come from ``load``.
+
+    Dumping it shows passwords that ``mirrors``, ``kiwi.setenv``, ``docker.create_args`` and
+    ``bundle.zsync_source`` may hold; its repr leaves these out.
+    """
+
+    provider: Annotated[str, StringConstraints(strict=True, pattern=r"^[a-z0-9][a-z0-9_-]*$")] = (
+        _setting(
+            "docker",
+            "Where images are built: docker, libvirt, or the name of a Vagrantfile.<name>.j2",
+            "lower-case letters, digits, - and _, a letter or digit first",
+        )
+    )
+    description: HostPath | None = _setting(
+        None, "Folder of the KIWI description that build takes by default", _HOST_PATH
+    )
+    box: Text | None = _setting(None, "Build box; else the provider's own", _TEXT)
+    state_dir: HostPath = _setting(
+        Path(".vagrant-kiwi"), "Folder for guests, logs and results", _HOST_PATH
+    )
+    target_dir: HostPath | None = _setting(
+        None, "Folder for results; else result in state_dir", _HOST_PATH
+    )
+    keep: Literal["never", "failed", "always"] = _setting(
+        "never", "When the guest is left in place after a build", "never, failed, always"
+    )
+    isolation: Literal["auto", "privileged"] = _setting(
+        "auto",
+        "auto gives a guest the least rights its image type needs; privileged gives it the host",
+        "auto, privileged",
+    )
+    sync: tuple[SyncEntry, ...] = _setting(
+        (),
+        "Data that is copied into the guest before KIWI runs",
+        "a list of mappings with source, target, exclude and delete (on the command line: "
+        "SOURCE:/TARGET)",
+        kind="list",
+    )
+    provision: tuple[HostPath, ...] = _setting(
+        (),
+        "Scripts that run in the guest before KIWI, in this order",
+        "a list of paths on this host",
+        kind="list",
+    )
+    mirrors: Annotated[Literal["auto", "off"] | dict[str, str], BeforeValidator(_mirrors)] = (
+        _setting(
+            "auto",
+            "auto: where a repository does not answer, the host's own mirror of the same "
+            "distribution; off: never; or a map of URL prefixes to their replacements",
+            "auto, off, or a map of URL prefixes to URLs",
+            kind="word or map",
+            secret=True,
+        )
+    )
+    template_dirs: tuple[HostPath, ...] = _setting(
+        (),
+        "Folders with own Vagrantfile templates, best first",
+        "a list of paths on this host",
+        kind="list",
+    )
+    timeouts: Annotated[Timeouts, BeforeValidator(_none_is_empty)] = Timeouts()
+    docker: Annotated[DockerSettings, BeforeValidator(_none_is_empty)] = DockerSettings()
+    kiwi: Annotated[KiwiSettings, BeforeValidator(_none_is_empty)] = KiwiSettings()
+    bundle: Annotated[BundleSettings, BeforeValidator(_none_is_empty)] = BundleSettings()
