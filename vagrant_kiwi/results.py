@@ -26,7 +26,7 @@ _LIST = """
 cd "$1" || exit 1
 rm -rf ./build ./kiwi.result
 find . -type f -exec sha256sum --zero {} +
-printf 'total %s\\0' "$(du --apparent-size --bytes --summarize . | cut -f1)"
+printf 'total %s\\0' "$(du --block-size=1 --summarize . | cut -f1)"
 """
 
 
@@ -41,7 +41,8 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Listing:
-    """What the guest has: checksums by relative path, and the sum of the sizes in bytes."""
+    """What the guest has: checksums by relative path, and the room it takes in bytes,
+    holes in sparse files left out, as they are when it is fetched."""
 
     sha256: Mapping[str, str]
     size: int

@@ -27,6 +27,7 @@ from vagrant_kiwi.settings_model import (
 )
 from vagrant_kiwi.settings_problems import extra, leaves, problems
 from vagrant_kiwi.settings_sources import (
+    FLAGS,
     Kind,
     Level,
     child_environment,
@@ -86,6 +87,9 @@ def _keys() -> Iterator[Key]:
         )
 
 
+#: What flags add to, where all other settings are replaced.
+_ADDED = frozenset({"sync", "provision"})
+
 #: All settings by dotted key, in the order of the models.
 KEYS: Mapping[str, Key] = MappingProxyType({key.name: key for key in _keys()})
 
@@ -116,9 +120,9 @@ def load(
     """Read and validate every level of settings, and merge them.
 
     A higher level's value replaces a lower one's, setting by setting; lists and the map of
-    ``mirrors`` are replaced whole. Paths are relative to the file that holds them; in the
-    environment and in flags to the current folder. A null in a file, where it is allowed, gives the
-    default back.
+    ``mirrors`` are replaced whole, but for the flags ``--sync`` and ``--provision``, which add.
+    Paths are relative to the file that holds them; in the environment and in flags to the current
+    folder. A null in a file, where it is allowed, gives the default back.
 
     Args:
         config: Invoke's configuration, as a task's context has it.
@@ -143,6 +147,10 @@ def load(
         flags_level(flags, kinds=kinds, cwd=cwd),
     ):
         for name, value in _given(_validated(level)):
+            if level.origin == FLAGS and name in _ADDED and isinstance(value, tuple):
+                # Who types --sync for one build still wants what the site's settings bring.
+                given = values.get(name, ())
+                value = (*(given if isinstance(given, tuple) else ()), *value)
             values[name] = value
             origins[name] = level.names.get(name, level.origin)
     values.setdefault("state_dir", project / Settings().state_dir)

@@ -19,6 +19,9 @@ SECTION = "vagrant_kiwi"
 #: How a value is written where there is only text: the environment and flags.
 Kind = Literal["text", "number", "switch", "list", "word or map"]
 
+#: The origin of what flags give.
+FLAGS = "the command line"
+
 #: What a variable's name starts with; Invoke itself would spell it like this.
 PREFIX = "INVOKE_VAGRANT_KIWI_"
 
@@ -100,7 +103,7 @@ def flags_level(flags: Mapping[str, object], *, kinds: Mapping[str, Kind], cwd: 
             given[key] = [_sync_flag(item) for item in value]
         else:
             given[key] = parsed(value, kinds[key]) if isinstance(value, str) else value
-    return Level("the command line", cwd, nested(given))
+    return Level(FLAGS, cwd, nested(given))
 
 
 def _sync_flag(item: object) -> object:
@@ -212,4 +215,10 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
             or name in {proxy.upper() for proxy in _PROXIES}
         )
     }
-    return {**kept, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+    return {
+        **kept,
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        # Vagrant asks its maker for news at each start otherwise.
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+    }

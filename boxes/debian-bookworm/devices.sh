@@ -15,6 +15,16 @@ while [ "$number" -lt 64 ]; do
     node "/dev/loop$number" b "7:$number"
     number=$((number + 1))
 done
+# Partitions of a loop device that is bound to nothing are left from a build that ended badly (the
+# kernel refuses to drop them while something holds them); the next image on it would fail.
+for loop in /sys/block/loop*; do
+    [ -e "$loop/loop/backing_file" ] && continue
+    for partition in "$loop"/loop*p*; do
+        [ -e "$partition/dev" ] || continue
+        /usr/bin/partx --delete "/dev/${loop##*/}" || true
+        break
+    done
+done
 # Partition numbers are handed out anew each time, so a node of before may be another's now.
 rm -f /dev/loop[0-9]*p[0-9]*
 for partition in /sys/block/loop*/loop*p*; do

@@ -39,7 +39,8 @@ def take(client: docker.DockerClient) -> Snapshot:
         loops=frozenset(
             f"{path.parents[1].name} {path.read_text().strip()}"
             for path in Path("/sys/block").glob("loop*/loop/backing_file")
-        ),
+        )
+        | frozenset(path.name for path in Path("/sys/block").glob("loop*/loop*p*")),
         mounts=frozenset(
             line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()
         ),

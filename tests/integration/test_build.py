@@ -177,7 +177,7 @@ def test_a_failing_kiwi_is_7_and_keeps_the_last_result(project: Project, unchang
     status, answer, _ = build(project)
     assert status == 7
     assert "KiwiInstallPhaseFailed" in answer["error"]["brief"]  # type: ignore[index]
-    assert str(answer["log"]) in str(answer["error"])
+    assert str(answer["log"]) in answer["error"]["details"]  # type: ignore[index]
     assert current(project) == "first"
 
 
@@ -333,14 +333,20 @@ def test_two_starts_at_once(project: Project, unchanged: None) -> None:
 def test_no_room_for_the_result_is_8_and_keeps_the_last_one(
     project: Project, unchanged: None
 ) -> None:
-    assert build(project, "--run-id=first")[0] == 0
-    # More than any disk has, and sparse: it takes no room in the guest.
-    (project.folder / "image/behave").write_text(
-        "truncate -s 8T $target/image.tar; mkdir -p $target; exit 0\n"
-    )
-    status, answer, _ = build(project, "--no-bundle")
-    assert status == 8, answer
-    assert current(project) == "first"
+    small = project.folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], check=True)
+    try:
+        assert build(project, "--target-dir=small", "--run-id=first")[0] == 0
+        (project.folder / "image/behave").write_text("head -c 4M /dev/urandom >$target/big.tar\n")
+        status, answer, _ = build(project, "--target-dir=small")
+        assert status == 8, answer
+        results = next(small.iterdir())
+        assert (results / "current").readlink() == Path("first")
+        assert (results / "current/image.tar").read_text() == "image\n"
+        assert sorted(path.name for path in results.iterdir()) == ["current", "first"]
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 def test_a_kept_guest_stays_until_it_is_destroyed(

@@ -579,3 +579,10 @@ def test_every_setting_is_described() -> None:
 
 def test_no_two_settings_share_a_variable() -> None:
     assert len({name.replace(".", "_") for name in KEYS}) == len(KEYS)
+
+
+def test_sync_and_provision_flags_add_to_the_files(tmp_path: Path) -> None:
+    files = {"project": {"sync": [{"source": "a", "target": "/a"}], "provision": ["p.sh"]}}
+    loaded = load(tmp_path, files, flags={"sync": ["b:/b"], "provision": ["q.sh"]})
+    assert [entry.target for entry in loaded.settings.sync] == ["/a", "/b"]
+    assert [path.name for path in loaded.settings.provision] == ["p.sh", "q.sh"]

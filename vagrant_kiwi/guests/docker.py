@@ -179,10 +179,11 @@ def detach(
     Raises:
         docker.errors.DockerException: it did not work.
     """
-    # losetup only drops the bond; the kernel then removes the partitions itself.
+    # Partitions first: those of a device that is bound to nothing cannot be told from others'.
+    script = 'for loop; do /usr/bin/partx --delete "$loop"; losetup --detach "$loop"; done'
     daemon.containers.run(
         image,
-        ["losetup", "--detach", *(f"/dev/loop{minor}" for minor in minors)],
+        ["sh", "-c", script, "sh", *(f"/dev/loop{minor}" for minor in minors)],
         entrypoint="",
         remove=True,
         network_mode="none",

@@ -221,5 +221,7 @@ def _remove_by_label(
 
 
 def keep(record: GuestRecord, run_folder: Path) -> None:
-    """Put on record that the user wants the guest to stay."""
-    record.model_copy(update={"status": "kept"}).save(run_folder)
+    """Put on record that the user wants the guest to stay; the connection to it does not."""
+    if record.runtime is not None:
+        shutil.rmtree(record.runtime)
+    record.model_copy(update={"status": "kept", "runtime": None}).save(run_folder)

@@ -1,0 +1,115 @@
+"""KIWI's wheels for a build box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.box_fakes import LOCK, Scripted, make_folder, option, pip, said, soon
+from vagrant_kiwi import box_recipe, box_wheels
+from vagrant_kiwi.errors import BoxError, PhaseTimeoutError
+from vagrant_kiwi.process import (
+    CommandResult,
+    CommandTimeoutError,
+    Runner,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path)
+
+
+@pytest.fixture
+def recipe(folder: Path) -> box_recipe.Recipe:
+    return box_recipe.load_recipe(folder, arch="amd64")
+
+
+def test_a_lock_is_split_with_its_hashes() -> None:
+    assert box_wheels.split_lock(LOCK) == {
+        "kiwi": "kiwi==11.1.6 --hash=sha256:aa --hash=sha256:bb",
+        "lxml": "lxml==6.1.3 --hash=sha256:cc",
+        "poetry-core": "Poetry-Core==2.5.0 --hash=sha256:dd",
+    }
+
+
+def wheels(recipe: box_recipe.Recipe, runner: Runner, cache: Path, log: list[str]) -> Path:
+    return box_wheels.ensure_wheels(recipe, runner, cache=cache, log=log.append, deadline=soon())
+
+
+def test_wheels_are_made_once_for_the_boxes_python(
+    recipe: box_recipe.Recipe, tmp_path: Path
+) -> None:
+    runner = Scripted({}, pip)
+    made = wheels(recipe, runner, tmp_path / "cache", [])
+    assert sorted(path.name for path in made.iterdir()) == [
+        "kiwi-1-py3-none-any.whl",
+        "lxml-1-py3-none-any.whl",
+    ]
+    download, install, wheel = runner.ran
+    assert option(download, "--python-version") == "3.11"
+    assert [word for word in download if word.startswith("--platform")] == [
+        "--platform=manylinux_2_20_x86_64",
+        "--platform=manylinux_2_19_x86_64",
+        "--platform=manylinux_2_18_x86_64",
+        "--platform=manylinux_2_17_x86_64",
+        "--platform=manylinux2014_x86_64",
+    ]
+    assert install[3] == "install"
+    assert "--no-build-isolation" in wheel
+    assert wheels(recipe, runner, tmp_path / "cache", []) == made
+    assert len(runner.ran) == 3
+    assert [path.name for path in (tmp_path / "cache/wheels").iterdir()] == [made.name]
+
+
+def test_another_lock_or_python_has_other_wheels(folder: Path, tmp_path: Path) -> None:
+    made = set()
+    for old, new in (("", ""), ('"3.11"', '"3.13"'), ('"2.20"', '"2.41"')):
+        path = folder / "box.toml"
+        path.write_text(path.read_text().replace(old, new))
+        recipe = box_recipe.load_recipe(folder, arch="amd64")
+        made.add(wheels(recipe, Scripted({}, pip), tmp_path, []))
+    (folder / "kiwi.lock").write_text(LOCK.replace("6.1.3", "6.1.4"))
+    recipe = box_recipe.load_recipe(folder, arch="amd64")
+    made.add(wheels(recipe, Scripted({}, pip), tmp_path, []))
+    assert len(made) == 4
+
+
+def test_a_failing_pip_is_exit_5_and_leaves_nothing(
+    recipe: box_recipe.Recipe, tmp_path: Path
+) -> None:
+    def fails(argv: Sequence[str], options: Mapping[str, Any]) -> CommandResult:
+        if argv[3] == "wheel":
+            return said("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES\n", 1)
+        return pip(argv, options)
+
+    log: list[str] = []
+    with pytest.raises(BoxError, match="DO NOT MATCH THE HASHES") as caught:
+        wheels(recipe, Scripted({}, fails), tmp_path, log)
+    assert caught.value.code == 5
+    assert "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES" in log
+    assert list((tmp_path / "wheels").iterdir()) == []
+
+
+def test_a_missing_wheel_is_noticed(recipe: box_recipe.Recipe, tmp_path: Path) -> None:
+    with pytest.raises(BoxError, match="one wheel for each package"):
+        wheels(recipe, Scripted({}, lambda argv, options: said("")), tmp_path, [])
+
+
+def test_a_source_package_without_a_pin_is_noticed(folder: Path, tmp_path: Path) -> None:
+    (folder / "kiwi.lock").write_text("lxml==1 --hash=sha256:aa\n")
+    recipe = box_recipe.load_recipe(folder, arch="amd64")
+    with pytest.raises(BoxError, match="does not pin kiwi, poetry-core"):
+        wheels(recipe, Scripted({}), tmp_path, [])
+
+
+def test_a_slow_pip_is_exit_124(recipe: box_recipe.Recipe, tmp_path: Path) -> None:
+    def slow(argv: Sequence[str], options: Mapping[str, Any]) -> Exception:
+        return CommandTimeoutError(argv, 60, b"Collecting lxml\n")
+
+    with pytest.raises(PhaseTimeoutError, match="Collecting lxml") as caught:
+        wheels(recipe, Scripted({}, slow), tmp_path, [])
+    assert caught.value.code == 124
