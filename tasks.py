@@ -17,7 +17,12 @@ from vagrant_kiwi.process import Runner
 from vagrant_kiwi.tasks import namespace as tasks
 
 _CHECKOUT = Path(__file__).resolve().parent
-_SCRIPTS = ("bootstrap", ".ci/run")
+_SCRIPTS = (
+    "bootstrap",
+    ".ci/run",
+    *sorted(str(path.relative_to(_CHECKOUT)) for path in _CHECKOUT.glob("boxes/*/*.sh")),
+    *sorted(str(path.relative_to(_CHECKOUT)) for path in _CHECKOUT.glob("examples/*/*.sh")),
+)
 _QUICK = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),

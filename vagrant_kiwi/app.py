@@ -17,6 +17,7 @@ from vagrant_kiwi import (
     kiwi,
     mirrors,
     plan,
+    preflight,
     signals,
     state,
     templates,
@@ -158,6 +159,10 @@ def _build(
         except VagrantKiwiError as error:
             record |= {"status": "failed", "exit": error.code, "error": error.as_json()}
             raise
+        except BaseException:
+            # A bug of ours: the traceback is for the person, the record still tells the truth.
+            record |= {"status": "failed", "exit": 1}
+            raise
         else:
             record |= {"status": "built", "exit": 0}
             answer["status"] = "built"
@@ -180,6 +185,7 @@ def _prepare_and_run(
     console: Console,
     gate: signals.SignalGate,
 ) -> build.Built:
+    preflight.programs(request.environment)
     environment = dict(request.environment)
     runner = Runner(build.marked(environment, decided.run_id))
     insecure = keys.ensure_insecure_keys(runner)

@@ -188,8 +188,10 @@ def _provide_data(plan: BuildPlan, inputs: Inputs, tools: Tools, guest: Guest) -
                 details=error.details,
                 resolution="Is the guest's disk full? See the log.",
             ) from error
-        except (ConnectionLostError, CommandTimeoutError) as error:
+        except ConnectionLostError as error:
             raise GuestError("The guest does not answer", details=str(error)) from error
+        except CommandTimeoutError as error:
+            raise _too_long("provision", plan.timeouts.provision, details=str(error)) from error
 
 
 def _prepare_folders(plan: BuildPlan, guest: Guest) -> None:
@@ -256,6 +258,8 @@ def _provision(plan: BuildPlan, tools: Tools, guest: Guest, log: IO[bytes]) -> N
                     f"The script {script} could not be brought into the guest",
                     details=error.details,
                 ) from error
+            except CommandTimeoutError as error:
+                raise _too_long("provision", plan.timeouts.provision, details=str(error)) from error
             status = _run_in_guest(
                 plan,
                 tools,
@@ -332,27 +336,35 @@ def _run_in_guest(
             on_trouble=tools.console.warn,
         )
     except CommandTimeoutError as error:
-        raise PhaseTimeoutError(
-            f"The phase {phase} took longer than {timeout:.0f} s",
-            details=last_lines(on_output.seen),
-            resolution=f"Raise timeouts.{phase} in the settings if that is normal here.",
-        ) from error
+        raise _too_long(phase, timeout, details=last_lines(on_output.seen)) from error
     except ConnectionLostError as error:
         raise GuestError("The guest does not answer", details=error.details) from error
+
+
+def _too_long(phase: str, seconds: float, *, details: str) -> PhaseTimeoutError:
+    return PhaseTimeoutError(
+        f"The phase {phase} took longer than {seconds:.0f} s",
+        details=details,
+        resolution=f"Raise timeouts.{phase} in the settings if that is normal here.",
+    )
 
 
 def _results(plan: BuildPlan, inputs: Inputs, tools: Tools, guest: Guest) -> Built:
     with tools.console.phase("fetch") as view:
         view.update("checksums")
-        listing = results.list_in_guest(guest, plan.result_folder, timeout=plan.timeouts.fetch)
-        artifacts = results.fetch(
-            guest,
-            plan.result_folder,
-            listing,
-            plan.paths,
-            timeout=plan.timeouts.fetch,
-            on_output=_RsyncPercent(view, "copying"),
-        )
+        seconds = plan.timeouts.fetch
+        try:
+            listing = results.list_in_guest(guest, plan.result_folder, timeout=seconds)
+            artifacts = results.fetch(
+                guest,
+                plan.result_folder,
+                listing,
+                plan.paths,
+                timeout=seconds,
+                on_output=_RsyncPercent(view, "copying"),
+            )
+        except CommandTimeoutError as error:
+            raise _too_long("fetch", seconds, details=str(error)) from error
         with tools.gate.shield():
             folder = results.publish(
                 plan.paths,

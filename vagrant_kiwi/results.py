@@ -14,7 +14,7 @@ from vagrant_kiwi import state
 from vagrant_kiwi.errors import ResultError
 from vagrant_kiwi.guests import ConnectionLostError, Guest, TransferError
 from vagrant_kiwi.plan import HostPaths
-from vagrant_kiwi.process import CommandTimeoutError, OnOutput
+from vagrant_kiwi.process import OnOutput
 
 #: What KIWI leaves beside the result: the image's unpacked root, and a pickle, which would run code
 #: when it is loaded.
@@ -58,10 +58,11 @@ def list_in_guest(guest: Guest, folder: str, *, timeout: float) -> Listing:
 
     Raises:
         ResultError: there is no result, or the guest does not answer.
+        CommandTimeoutError: it did not finish in time.
     """
     try:
         answer = guest.exec(["sh", "-c", _LIST, "sh", folder], timeout=timeout, root=True)
-    except (ConnectionLostError, CommandTimeoutError) as error:
+    except ConnectionLostError as error:
         raise ResultError("The guest could not list its result", details=str(error)) from error
     if not answer.ok:
         raise ResultError("The guest could not list its result", details=answer.tail(5))
@@ -107,6 +108,7 @@ def fetch(
 
     Raises:
         ResultError: no room, a broken transfer, or a file that differs.
+        CommandTimeoutError: it did not finish in time.
     """
     state.make_folder(paths.results)
     free = shutil.disk_usage(paths.results).free

@@ -73,6 +73,7 @@ class Guest(Protocol):
 
         Raises:
             TransferError: it did not arrive whole.
+            CommandTimeoutError: it did not finish in time.
         """
         ...
 
@@ -89,6 +90,7 @@ class Guest(Protocol):
 
         Raises:
             TransferError: it did not arrive whole.
+            CommandTimeoutError: it did not finish in time.
         """
         ...
 

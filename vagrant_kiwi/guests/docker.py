@@ -15,6 +15,9 @@ from docker.models.containers import Container
 
 from vagrant_kiwi.errors import GuestError, PreflightError
 
+#: What docker-py raises: its own errors, and those of the library below it.
+FAILURES = (docker.errors.DockerException, requests.exceptions.RequestException)
+
 RUN_LABEL = "vagrant-kiwi.run"
 
 
@@ -36,7 +39,7 @@ def client(environment: Mapping[str, str], *, timeout: int = 120) -> Iterator[do
     try:
         try:
             connected.ping()
-        except (docker.errors.APIError, requests.exceptions.RequestException) as error:
+        except FAILURES as error:
             raise _unreachable(error) from error
         yield connected
     finally:
@@ -115,7 +118,7 @@ def remove_run(
         say: told what had to be removed.
 
     Raises:
-        docker.errors.APIError: the daemon refuses.
+        docker.errors.DockerException: the daemon refuses; see ``FAILURES``.
     """
     for container in containers(daemon, run_id):
         say(f"removing the container {container.name} ({container.status})")

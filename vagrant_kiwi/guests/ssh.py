@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vagrant_kiwi.errors import GuestError
 from vagrant_kiwi.guests import ConnectionLostError, TransferError
-from vagrant_kiwi.process import Background, CommandResult, CommandTimeoutError, OnOutput, Runner
+from vagrant_kiwi.process import Background, CommandResult, OnOutput, Runner
 
 #: rsync's exit codes that mean the connection, not the data; rsync(1), "EXIT VALUES".
 _RSYNC_FULL_DISK = 11
@@ -137,10 +137,7 @@ class SshGuest:
             "--rsync-path=sudo -n rsync",
             *arguments,
         ]
-        try:
-            result = self.runner.run(argv, timeout=timeout, on_output=on_output)
-        except CommandTimeoutError as error:
-            raise TransferError(str(error)) from error
+        result = self.runner.run(argv, timeout=timeout, on_output=on_output)
         if not result.ok:
             room = "no room left: " if result.status == _RSYNC_FULL_DISK else ""
             raise TransferError(f"{room}rsync exited with {result.status}: {result.tail(5)}")

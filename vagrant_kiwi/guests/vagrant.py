@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import docker.errors
 from filelock import FileLock
 
 from vagrant_kiwi import state, templates
@@ -127,8 +126,15 @@ def start(
     )
     vagrant.bring_up(plan.provider)
     login = vagrant.login(alias=plan.guest_name)
-    with docker_guests.client(runner.environment) as daemon:
-        keys = docker_guests.host_keys(daemon, plan.run_id, timeout=_LOGIN_TIMEOUT)
+    try:
+        with docker_guests.client(runner.environment) as daemon:
+            keys = docker_guests.host_keys(daemon, plan.run_id, timeout=_LOGIN_TIMEOUT)
+    except docker_guests.FAILURES as error:
+        raise GuestError(
+            "Docker does not tell the guest's host keys",
+            details=str(error),
+            resolution="Is the daemon in good order? Build again.",
+        ) from error
     return login, "".join(f"{login.alias} {key}\n" for key in keys)
 
 
@@ -213,11 +219,11 @@ def _remove_by_label(
         with docker_guests.client(runner.environment) as daemon:
             try:
                 docker_guests.remove_run(daemon, record.run_id, image=record.image, say=say)
-            except docker.errors.DockerException as error:
+            except docker_guests.FAILURES as error:
                 troubles.append(str(error))
             return docker_guests.leftovers(daemon, record.run_id)
-    except VagrantKiwiError as error:
-        return (f"unknown: {error}",)
+    except (VagrantKiwiError, *docker_guests.FAILURES) as error:
+        return (f"unknown, because Docker does not say: {error}",)
 
 
 def keep(record: GuestRecord, run_folder: Path) -> None:
