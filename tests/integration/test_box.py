@@ -43,7 +43,7 @@ import docker
 from vagrant_kiwi import box_recipe, boxes
 from vagrant_kiwi.errors import VagrantKiwiError
 from vagrant_kiwi.process import Runner
-given = json.loads(sys.argv[1])
+given = json.loads(sys.stdin.readline())
 recipe = box_recipe.load_recipe(Path(given["folder"]), arch=box_recipe.host_arch())
 try:
     box = boxes.ensure_docker_box(
@@ -85,14 +85,21 @@ class Small:
             "cache": str(self.cache),
             "mirror": mirror or self.mirror,
         }
-        return subprocess.Popen(
-            [*before, sys.executable, "-c", DRIVER, json.dumps(given)],
-            stdin=subprocess.DEVNULL,
+        # By its standard input: a password in the driver's own arguments would also show in those
+        # of a child, between its fork and its exec.
+        maker = subprocess.Popen(
+            [*before, sys.executable, "-c", DRIVER],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"},
         )
+        assert maker.stdin is not None
+        maker.stdin.write(json.dumps(given) + "\n")
+        maker.stdin.close()
+        maker.stdin = None
+        return maker
 
     def make(self, *before: str, mirror: str | None = None) -> boxes.DockerBox:
         status, output = finish(self.start(*before, mirror=mirror))
@@ -413,8 +420,7 @@ def test_two_makers_make_one_box_and_a_mirrors_password_stays_secret(
     (small.folder / "packages.txt").write_text("openssh-server\n")
     seen: set[str] = set()
     makers = [small.start(mirror=guarded_mirror) for _ in range(2)]
-    ours = {str(maker.pid) for maker in makers}
-    watcher = threading.Thread(target=watch_arguments, args=(makers, ours, seen))
+    watcher = threading.Thread(target=watch_arguments, args=(makers, seen))
     watcher.start()
     ended = [finish(maker) for maker in makers]
     watcher.join()
@@ -438,15 +444,15 @@ def test_two_makers_make_one_box_and_a_mirrors_password_stays_secret(
     assert sources.decode() == f"deb {small.recipe().facts.mirror} bookworm main\n"
 
 
-def watch_arguments(makers: list[subprocess.Popen[str]], ours: set[str], seen: set[str]) -> None:
-    """Collect the processes whose arguments hold the password, except the makers themselves."""
+def watch_arguments(makers: list[subprocess.Popen[str]], seen: set[str]) -> None:
+    """Collect the processes whose arguments hold the password."""
     while any(maker.poll() is None for maker in makers):
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 line = path.read_bytes()
             except OSError:
                 continue
-            if PASSWORD.encode() in line and path.parent.name not in ours:
+            if PASSWORD.encode() in line:
                 seen.add(line.decode("utf-8", "replace"))
         time.sleep(0.05)
 
