@@ -27,6 +27,8 @@ _MASKS = (
     ),
     (re.compile(rb"(://[^\s'\"?]{0,512}\?)[^\s'\"]+"), rb"\1***"),
     (re.compile(rb"(\bpassword=[\"'])[^\"']*"), rb"\1***"),
+    # KIWI logs each --setenv with its value (tasks/base.py of 11.1.6).
+    (re.compile(rb"(\bSet Env\[[^\]\n]{0,256}\]=)[^\n]*"), rb"\1***"),
 )
 
 

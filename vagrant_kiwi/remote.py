@@ -7,6 +7,7 @@ the remote process running, and no API can kill a docker exec.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,50 +15,56 @@ from vagrant_kiwi.errors import GuestError
 from vagrant_kiwi.guests import ConnectionLostError, Guest
 from vagrant_kiwi.process import CommandTimeoutError, OnOutput
 
-# The folder, then the command. The trap keeps the shell alive while the group is being stopped, so
-# that the status is written; a trap with a command, unlike an ignored signal, is not inherited.
+# $1 is the folder on disk for the output; $2 the one in memory for pid and status, so that the true
+# status is known even when the command filled the disk. The trap keeps the shell alive while the
+# group is being stopped, so that the status is written; a trap with a command, unlike an ignored
+# signal, is not inherited.
 _WRAPPER = """
-dir=$1; shift
+dir=$1; control=$2; shift 2
 trap : TERM INT HUP
-echo $$ >"$dir/pid"
-"$@" >"$dir/output" 2>&1 </dev/null &
-child=$!
-wait "$child"; status=$?
-while kill -0 "$child" 2>/dev/null; do wait "$child"; status=$?; done
-echo "$status" >"$dir/status.new"
-mv "$dir/status.new" "$dir/status"
+echo $$ >"$control/pid"
+"$@" >"$dir/output" 2>&1 </dev/null
+echo "$?" >"$control/status.new"
+mv "$control/status.new" "$control/status"
 """
 
+# xargs takes the command from standard input: see where it is called.
 _START = """
-dir=$1; wrapper=$2; shift 2
-mkdir -p "$dir" && rm -f "$dir"/pid "$dir"/status "$dir"/output && : >"$dir/output" || exit 1
-setsid --fork sh -c "$wrapper" vagrant-kiwi "$dir" "$@" </dev/null >/dev/null 2>&1
-for _ in 1 2 3 4 5 6 7 8 9 10; do [ -s "$dir/pid" ] && exit 0; sleep 0.1; done
-exit 1
+dir=$1; control=$2; wrapper=$3
+mkdir -p "$dir" && rm -rf "$control" && mkdir -m 700 "$control" && : >"$dir/output" || exit 1
+xargs -0 -x setsid --fork sh -c "$wrapper" vagrant-kiwi "$dir" "$control" >/dev/null || exit 1
+n=0
+while [ ! -s "$control/pid" ]; do
+    [ "$n" -lt 300 ] || exit 1
+    sleep 0.1; n=$((n + 1))
+done
 """
 
 # tail ends when the session leader has, after a last look at the file.
-_FOLLOW = 'exec tail -c "+$2" --follow=descriptor -s 0.1 --pid="$(cat "$1/pid")" "$1/output"'
+_FOLLOW = 'exec tail -c "+$3" --follow=descriptor -s 0.1 --pid="$(cat "$2/pid")" "$1/output"'
 
 _STATUS = """
-if [ -e "$1/status" ]; then cat "$1/status"
-elif kill -0 "$(cat "$1/pid")" 2>/dev/null; then echo running
+if [ -e "$2/status" ]; then cat "$2/status"
+elif kill -0 "$(cat "$2/pid")" 2>/dev/null; then echo running
 else echo gone; fi
 """
 
 # KIWI's children may have sessions of their own only below the leader's group: stop the group,
 # give it time to unmount, then kill the whole session.
 _ABORT = """
-[ -s "$1/pid" ] || exit 0
-pid=$(cat "$1/pid")
+[ -s "$2/pid" ] || exit 0
+pid=$(cat "$2/pid")
 kill -TERM -- "-$pid" 2>/dev/null
 n=0
-while [ ! -e "$1/status" ] && kill -0 "$pid" 2>/dev/null && [ "$n" -lt "$2" ]; do
+while [ ! -e "$2/status" ] && kill -0 "$pid" 2>/dev/null && [ "$n" -lt 50 ]; do
     sleep 0.2; n=$((n + 1))
 done
 pkill -KILL -s "$pid"
 exit 0
 """
+
+#: Seconds for each short question to the guest.
+_ASK = 60.0
 
 #: Seconds without any answer from the guest after which it is given up.
 PATIENCE = 120.0
@@ -90,14 +97,8 @@ def run(
         GuestError: it could not be started, or vanished, or the guest stays silent.
     """
     deadline = time.monotonic() + timeout
-    started = guest.exec(["sh", "-c", _START, "sh", folder, _WRAPPER, *argv], timeout=60, root=True)
-    if not started.ok:
-        raise GuestError(
-            f"Cannot start {argv[0]} in the guest",
-            details=started.tail(5),
-            resolution="Is its disk full, or does the box lack a program? Try invoke with -v.",
-        )
     try:
+        _start(guest, argv, folder)
         return _follow(guest, argv, folder, deadline, timeout, on_output, on_trouble)
     except BaseException:
         # Time-out, signal, lost guest: the command must not go on behind our back. Where the guest
@@ -118,7 +119,35 @@ def abort(guest: Guest, *, folder: str) -> None:
         ConnectionLostError: the guest does not answer.
         CommandTimeoutError: the guest does not get on.
     """
-    guest.exec(["sh", "-c", _ABORT, "sh", folder, "50"], timeout=30, root=True)
+    guest.exec(_script(_ABORT, folder), timeout=_ASK, root=True)
+
+
+def _script(text: str, folder: str, *more: str) -> list[str]:
+    control = "/dev/shm/" + folder.strip("/").replace("/", "-")  # noqa: S108 - in the guest, 0700
+    return ["sh", "-c", text, "sh", folder, control, *more]
+
+
+def _start(guest: Guest, argv: Sequence[str], folder: str) -> None:
+    try:
+        started = guest.exec(
+            _script(_START, folder, _WRAPPER),
+            timeout=_ASK,
+            root=True,
+            # Not as arguments: those of our ssh are for everybody on this host to see.
+            stdin=b"".join(os.fsencode(word) + b"\0" for word in argv),
+        )
+    except CommandTimeoutError as error:
+        raise GuestError(
+            f"Cannot start {argv[0]} in the guest",
+            details=f"no answer within {_ASK:.0f} s",
+            resolution="Is this host overloaded? Build again.",
+        ) from error
+    if not started.ok:
+        raise GuestError(
+            f"Cannot start {argv[0]} in the guest",
+            details=started.tail(5),
+            resolution="Is its disk full, or does the box lack a program? Try invoke with -v.",
+        )
 
 
 def _follow(
@@ -143,24 +172,25 @@ def _follow(
         if left <= 0:
             raise CommandTimeoutError(argv, timeout, b"")
         try:
-            follow = ["sh", "-c", _FOLLOW, "sh", folder, str(seen + 1)]
+            follow = _script(_FOLLOW, folder, str(seen + 1))
             guest.exec(follow, timeout=left, root=True, on_output=count)
-            state = guest.exec(["sh", "-c", _STATUS, "sh", folder], timeout=60, root=True)
-        except ConnectionLostError as error:
+            state = guest.exec(_script(_STATUS, folder), timeout=_ASK, root=True)
+        except (ConnectionLostError, CommandTimeoutError) as error:
+            # A question that got no answer is a lost connection; the deadline is looked at above.
             now = time.monotonic()
+            if now >= deadline:
+                continue
             if silent_since is None:
                 silent_since = now
-                on_trouble(f"the connection to the guest was lost, trying again: {error.details}")
+                on_trouble(f"the connection to the guest was lost, trying again: {error}")
             elif now - silent_since > PATIENCE:
                 raise GuestError(
                     "The guest does not answer any more",
-                    details=error.details,
+                    details=str(error),
                     resolution="Look at the host's memory and at the guest's console.",
                 ) from error
-            time.sleep(min(1.0, max(0.0, deadline - now)))
+            time.sleep(min(1.0, deadline - now))
             continue
-        except CommandTimeoutError as error:
-            raise CommandTimeoutError(argv, timeout, b"") from error
         silent_since = None
         word = state.text.strip()
         if word == "running":

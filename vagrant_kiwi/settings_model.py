@@ -66,8 +66,9 @@ Word = Annotated[
 FileName = Annotated[
     str, StringConstraints(strict=True, pattern=r"^[^-/\x00-\x1f\x7f][^/\x00-\x1f\x7f]*$")
 ]
+# One line: KIWI logs it, and the mask that hides its value in our log works line by line.
 Assignment = Annotated[
-    str, StringConstraints(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]*=[^\x00]*$")
+    str, StringConstraints(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]*=[^\x00\r\n]*$")
 ]
 GuestPath = Annotated[
     str,

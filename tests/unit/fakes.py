@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +26,14 @@ class FakeGuest:
     Args:
         script: pairs of a word that the joined command must hold, and the answer.
         pulled: called with the target of each pull.
+        slow: seconds before each answer.
     """
 
     script: list[tuple[str, Answer]] = field(default_factory=list)
     pulled: Callable[[Path], None] | None = None
     commands: list[tuple[str, ...]] = field(default_factory=list)
+    inputs: list[bytes | None] = field(default_factory=list)
+    slow: float = 0.0
 
     def exec(
         self,
@@ -43,6 +47,8 @@ class FakeGuest:
         """Answer the next scripted command."""
         assert timeout > 0
         self.commands.append(tuple(argv))
+        self.inputs.append(stdin)
+        time.sleep(self.slow)
         assert self.script, f"unscripted command: {argv}"
         word, answer = self.script.pop(0)
         assert word in " ".join(argv), f"expected {word!r} in {argv}"

@@ -98,3 +98,11 @@ def test_a_record_survives_the_disk(tmp_path: Path) -> None:
     )
     made.save(tmp_path)
     assert record.load(tmp_path) == made
+
+
+def test_a_run_id_that_is_a_folder_of_the_host_hits_nothing_else(tmp_path: Path) -> None:
+    for minor, backing in enumerate(("/var/lib/snapd/snaps/core.snap\n", "/home/me/build/x\n")):
+        (tmp_path / f"loop{minor}" / "loop").mkdir(parents=True)
+        (tmp_path / f"loop{minor}" / "loop/backing_file").write_text(backing)
+    assert docker.loop_devices("lib", sys_block=tmp_path) == ()
+    assert docker.loop_devices("build", sys_block=tmp_path) == ()

@@ -56,6 +56,7 @@ def test_privileged_only_when_asked_for() -> None:
     chosen = isolate("tbz", requested="privileged", facts=NONE, run_id="r1", extra=())
     assert chosen.kind == "privileged"
     assert "--privileged" in chosen.create_args
+    assert not any("/dev:" in arg for arg in chosen.create_args)
 
 
 def test_selinux_label_is_switched_off_where_selinux_is_on() -> None:

@@ -663,3 +663,12 @@ def test_the_mask_leaves_out_records_below_a_level_and_their_lines() -> None:
     assert shown.replace(b"\r", b"") == (
         b"start\n[ WARNING ]: 10:00:00 | c\nmore of c\n[ ERROR   ]: 10:00:00 | d\n"
     )
+
+
+def test_values_of_setenv_are_not_in_the_log() -> None:
+    line = b'[ INFO    ]: 12:00:00 | --> Set Env[API_TOKEN]="s3cret "with" quotes"\n'
+    mask = LogMask()
+    shown = mask.feed(line) + mask.finish()
+    assert b"s3cret" not in shown
+    assert b"quotes" not in shown
+    assert b"API_TOKEN" in shown

@@ -54,14 +54,44 @@ def test_a_deadline_aborts_the_remote_command() -> None:
     guest = FakeGuest(
         [
             ("setsid", result()),
-            ("tail", CommandTimeoutError(["ssh"], 60, b"")),
+            ("tail", CommandTimeoutError(["ssh"], 0.05, b"")),
             ("pkill", result()),
-        ]
+        ],
+        slow=0.1,
     )
     with pytest.raises(CommandTimeoutError) as caught:
-        _run(guest)
+        _run(guest, timeout=0.15)
     assert caught.value.argv == ("kiwi-ng",)
     assert not guest.script, "the abort did not run"
+
+
+def test_a_question_without_an_answer_is_a_lost_connection_not_a_long_build() -> None:
+    trouble: list[str] = []
+    guest = FakeGuest(
+        [
+            ("setsid", result()),
+            ("tail", result(b"abc")),
+            ("status", CommandTimeoutError(["ssh"], 60, b"")),
+            ("tail", result()),
+            ("status", result(b"0\n")),
+        ]
+    )
+    assert _run(guest, timeout=600, trouble=trouble) == (0, b"abc")
+    assert len(trouble) == 1
+
+
+def test_the_command_is_in_nobody_s_arguments() -> None:
+    guest = FakeGuest([("setsid", result()), ("tail", result()), ("status", result(b"0\n"))])
+    remote.run(
+        guest,
+        ["kiwi-ng", "--setenv", "TOKEN=s3cret"],
+        folder="/run/x",
+        timeout=9,
+        on_output=lambda _: None,
+        on_trouble=lambda _: None,
+    )
+    assert "s3cret" not in str(guest.commands)
+    assert guest.inputs[0] == b"kiwi-ng\0--setenv\0TOKEN=s3cret\0"
 
 
 def test_a_vanished_command_is_no_success() -> None:
@@ -78,7 +108,12 @@ def test_a_vanished_command_is_no_success() -> None:
 
 
 def test_a_failed_start_says_why() -> None:
-    guest = FakeGuest([("setsid", result(status=1, errors=b"mkdir: No space left on device"))])
+    guest = FakeGuest(
+        [
+            ("setsid", result(status=1, errors=b"mkdir: No space left on device")),
+            ("pkill", result()),
+        ]
+    )
     with pytest.raises(GuestError) as caught:
         _run(guest)
     assert "No space left" in caught.value.details

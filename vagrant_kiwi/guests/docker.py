@@ -14,6 +14,7 @@ import requests.exceptions
 from docker.models.containers import Container
 
 from vagrant_kiwi.errors import GuestError, PreflightError
+from vagrant_kiwi.plan import GUEST_ROOT
 
 #: What docker-py raises: its own errors, and those of the library below it.
 FAILURES = (docker.errors.DockerException, requests.exceptions.RequestException)
@@ -151,7 +152,7 @@ def loop_devices(run_id: str, *, sys_block: Path = Path("/sys/block")) -> tuple[
     """Find loop devices that are bound to a file of a run; they outlive their container.
 
     Args:
-        run_id: it is part of every path of the run in the guest.
+        run_id: its folder in the guest begins every path of the run there.
         sys_block: sysfs' list of block devices.
 
     Returns:
@@ -163,7 +164,8 @@ def loop_devices(run_id: str, *, sys_block: Path = Path("/sys/block")) -> tuple[
             backing = (entry / "loop/backing_file").read_text(errors="surrogateescape")
         except (FileNotFoundError, OSError):
             continue  # not bound, or unbound while we looked
-        if f"/{run_id}/" in backing:
+        # The whole beginning: a run id alone could be a folder of the host, such as "lib".
+        if backing.startswith(f"{GUEST_ROOT}/{run_id}/"):
             found.append(int(entry.name.removeprefix("loop")))
     return tuple(sorted(found))
 

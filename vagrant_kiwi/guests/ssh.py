@@ -306,7 +306,8 @@ def refuses_key(runner: Runner, login: Login, key: Path, *, known_hosts: str) ->
         )
     if result.ok:
         return False
-    denied = "Permission denied (publickey" in result.error_text
+    # With the bracket: "(publickey,password)" would mean that a well-known password may work.
+    denied = "Permission denied (publickey)" in result.error_text
     if result.status == 255 and denied:
         return True
     raise GuestError(
