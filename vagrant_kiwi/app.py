@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -155,7 +155,13 @@ def _build(
         }
         state.write_json(decided.paths.record, record)
         try:
-            built = _prepare_and_run(request, decided, selection, console, gate)
+
+            def published(built: build.Built) -> None:
+                answer["status"] = "built"
+                answer["result_dir"] = str(built.folder)
+                answer["artifacts"] = [asdict(artifact) for artifact in built.artifacts]
+
+            _prepare_and_run(request, decided, selection, console, gate, published)
         except VagrantKiwiError as error:
             record |= {"status": "failed", "exit": error.code, "error": error.as_json()}
             raise
@@ -165,9 +171,6 @@ def _build(
             raise
         else:
             record |= {"status": "built", "exit": 0}
-            answer["status"] = "built"
-            answer["result_dir"] = str(built.folder)
-            answer["artifacts"] = [asdict(artifact) for artifact in built.artifacts]
         finally:
             record |= {
                 "ended": _now(),
@@ -184,7 +187,8 @@ def _prepare_and_run(
     selection: description.Selection,
     console: Console,
     gate: signals.SignalGate,
-) -> build.Built:
+    published: Callable[[build.Built], None],
+) -> None:
     preflight.programs(request.environment)
     environment = dict(request.environment)
     runner = Runner(build.marked(environment, decided.run_id))
@@ -198,10 +202,11 @@ def _prepare_and_run(
     )
     for choice in choices:
         console.note(choice.describe())
-    return build.run(
+    build.run(
         decided,
         build.Inputs(box, insecure, choices),
         build.Tools(runner, Runner(environment), console, gate),
+        published=published,
     )
 
 

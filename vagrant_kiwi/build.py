@@ -6,20 +6,22 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from vagrant_kiwi import mirrors, remote, results, state, watchdog
 from vagrant_kiwi.boxes import DockerBox
 from vagrant_kiwi.console import Console, PhaseView
+from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import (
     GuestError,
     LeftoverError,
-    PhaseTimeoutError,
+    UsageError,
 )
 from vagrant_kiwi.guests import ConnectionLostError, Guest, TransferError, processes, vagrant
+from vagrant_kiwi.guests import docker as docker_guests
 from vagrant_kiwi.guests import record as records
 from vagrant_kiwi.keys import InsecureKeys
 from vagrant_kiwi.kiwi_log import KiwiLog, explain
@@ -61,7 +63,9 @@ class Built:
     artifacts: tuple[results.Artifact, ...]
 
 
-def run(plan: BuildPlan, inputs: Inputs, tools: Tools) -> Built:
+def run(
+    plan: BuildPlan, inputs: Inputs, tools: Tools, *, published: Callable[[Built], None]
+) -> Built:
     """Build an image: guest, data, KIWI, results; and remove the guest on every path.
 
     The variant's lock is held by the caller.
@@ -70,6 +74,7 @@ def run(plan: BuildPlan, inputs: Inputs, tools: Tools) -> Built:
         plan: the frozen plan.
         inputs: box, keys and mirrors.
         tools: what acts.
+        published: told of the result as soon as it is there; tear-down may still fail after it.
 
     Raises:
         VagrantKiwiError: the first failure; its class says which stage.
@@ -79,12 +84,33 @@ def run(plan: BuildPlan, inputs: Inputs, tools: Tools) -> Built:
         plan, vagrant.BoxView(inputs.box.name, inputs.box.image, inputs.box.version)
     )
     state.make_folder(plan.paths.run)
+    state.make_writable_folder(plan.paths.results)
     reap_dead_runs(plan, tools)
-    with plan.paths.log.open("wb") as log, _guest(plan, inputs, tools, vagrantfile, log) as guest:
-        _provide_data(plan, inputs, tools, guest)
-        _provision(plan, tools, guest, log)
-        _run_kiwi(plan, tools, guest, log)
-        return _results(plan, inputs, tools, guest)
+    refuse_used_run_id(plan, tools)
+    with plan.paths.log.open("wb", buffering=0) as stream:
+        log = _Log(stream, tools.console)
+        with _guest(plan, inputs, tools, vagrantfile, log) as (guest, scratch):
+            deadline = _deadline("provision", plan.timeouts.provision)
+            _provide_data(plan, inputs, tools, guest, scratch, deadline)
+            _provision(plan, tools, guest, log, deadline)
+            _run_kiwi(plan, tools, guest, log)
+            return _results(plan, inputs, tools, guest, published)
+
+
+def refuse_used_run_id(plan: BuildPlan, tools: Tools) -> None:
+    """Make sure that nobody else's guest has our run id: what has it is removed at the end.
+
+    Raises:
+        UsageError: a container has it.
+        PreflightError: Docker does not answer.
+    """
+    with docker_guests.client(tools.runner.environment) as daemon:
+        if docker_guests.containers(daemon, plan.run_id):
+            raise UsageError(
+                f"--run-id={plan.run_id} is in use",
+                details=f"a container with the label {docker_guests.RUN_LABEL} has it",
+                resolution="Every run has an id of its own; leave --run-id out to have one made.",
+            )
 
 
 def reap_dead_runs(plan: BuildPlan, tools: Tools) -> None:
@@ -100,45 +126,53 @@ def reap_dead_runs(plan: BuildPlan, tools: Tools) -> None:
         if found is None or found.status != "live" or found.run_id == plan.run_id:
             continue
         tools.console.note(f"cleaning up after the run {found.run_id}, which died")
-        vagrant.remove(
-            found,
-            folder,
-            tools.watchdog_runner,
-            timeout=plan.timeouts.destroy,
-            on_output=tools.console.raw,
-            say=tools.console.note,
-        )
+        with tools.gate.shield():
+            vagrant.remove(
+                found,
+                folder,
+                tools.watchdog_runner,
+                timeout=plan.timeouts.destroy,
+                on_output=tools.console.raw,
+                say=tools.console.note,
+            )
 
 
 @contextlib.contextmanager
 def _guest(
-    plan: BuildPlan, inputs: Inputs, tools: Tools, vagrantfile: str, log: IO[bytes]
-) -> Iterator[Guest]:
-    """Hold a live guest for the body. Its removal is on record before its start begins."""
+    plan: BuildPlan, inputs: Inputs, tools: Tools, vagrantfile: str, log: _Log
+) -> Iterator[tuple[Guest, Path]]:
+    """Hold a live guest, and a private folder on the host, for the body.
+
+    The removal of both is on record before the guest's start begins.
+    """
     log_up = _Tee(log, tools.console)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(
-            watchdog.watching(
-                plan.paths.run, tools.watchdog_runner, destroy_timeout=plan.timeouts.destroy
-            )
-        )
-        with tools.gate.shield():
-            record = vagrant.prepare(plan, inputs.box.image, vagrantfile)
+    with watchdog.watching(
+        plan.paths.run,
+        tools.watchdog_runner,
+        destroy_timeout=plan.timeouts.destroy,
+        warn=tools.console.warn,
+    ):
+        record: records.GuestRecord | None = None
         failure: BaseException | None = None
         try:
+            with tools.gate.shield():
+                record = vagrant.prepare(plan, inputs.box.image, vagrantfile)
+            assert record.runtime is not None  # noqa: S101 - prepare() made it
             with tools.console.phase("up") as view:
                 view.update(f"vagrant up --provider={plan.provider}")
                 login, known_hosts = vagrant.start(plan, record, tools.runner, on_output=log_up)
             with vagrant.connected(
                 record, login, tools.runner, known_hosts=known_hosts, insecure=inputs.insecure
             ) as guest:
-                yield guest
+                yield guest, record.runtime
         except BaseException as error:
             failure = error
             raise
         finally:
-            with tools.gate.shield():
-                _tear_down(plan, record, tools, log_up, failure)
+            # A signal right here, before the shield, leaves the record live: the watchdog does it.
+            with tools.gate.shield(raise_after=failure is None):
+                if record is not None:
+                    _tear_down(plan, record, tools, log_up, failure)
 
 
 def _tear_down(
@@ -171,17 +205,19 @@ def _tear_down(
         tools.console.error(error)
 
 
-def _provide_data(plan: BuildPlan, inputs: Inputs, tools: Tools, guest: Guest) -> None:
+def _provide_data(
+    plan: BuildPlan, inputs: Inputs, tools: Tools, guest: Guest, scratch: Path, deadline: Deadline
+) -> None:
     """Push the description, the synced data and the files that options name."""
     with tools.console.phase("sync") as view:
         try:
             _prepare_folders(plan, guest)
             for item in plan.sync:
-                _push(plan, guest, item, view)
-            _push_main_file(plan, inputs, guest)
+                _push(guest, item, view, deadline)
+            _push_main_file(plan, inputs, guest, scratch, deadline)
             for file in plan.guest_files:
-                with file.on_host() as path:
-                    guest.push(path, file.target, timeout=plan.timeouts.provision)
+                with file.on_host(scratch) as path:
+                    guest.push(path, file.target, timeout=deadline.left())
         except TransferError as error:
             raise GuestError(
                 "Data could not be brought into the guest",
@@ -191,7 +227,7 @@ def _provide_data(plan: BuildPlan, inputs: Inputs, tools: Tools, guest: Guest) -
         except ConnectionLostError as error:
             raise GuestError("The guest does not answer", details=str(error)) from error
         except CommandTimeoutError as error:
-            raise _too_long("provision", plan.timeouts.provision, details=str(error)) from error
+            raise deadline.missed(details=str(error)) from error
 
 
 def _prepare_folders(plan: BuildPlan, guest: Guest) -> None:
@@ -216,10 +252,12 @@ def _prepare_folders(plan: BuildPlan, guest: Guest) -> None:
         )
 
 
-def _push_main_file(plan: BuildPlan, inputs: Inputs, guest: Guest) -> None:
+def _push_main_file(
+    plan: BuildPlan, inputs: Inputs, guest: Guest, scratch: Path, deadline: Deadline
+) -> None:
     """Put a main file over the pushed one that names the mirrors in use and needs no include."""
     original = plan.description / plan.kiwi_file
-    with tempfile.TemporaryDirectory(prefix="vagrant-kiwi-") as name:
+    with tempfile.TemporaryDirectory(prefix="description-", dir=scratch) as name:
         copy = Path(name)
         (copy / plan.kiwi_file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(original, copy / plan.kiwi_file)
@@ -227,22 +265,22 @@ def _push_main_file(plan: BuildPlan, inputs: Inputs, guest: Guest) -> None:
         written = mirrors.rewrite(copy, plan.kiwi_file, inputs.mirrors, original=plan.description)
         if (copy / written).read_bytes() != before:
             target = f"{plan.guest.description}/{written}"
-            guest.push(copy / written, target, timeout=plan.timeouts.provision)
+            guest.push(copy / written, target, timeout=deadline.left())
 
 
-def _push(plan: BuildPlan, guest: Guest, item: SyncItem, view: PhaseView) -> None:
+def _push(guest: Guest, item: SyncItem, view: PhaseView, deadline: Deadline) -> None:
     view.update(f"{item.source.name} -> {item.target}")
     guest.push(
         item.source,
         item.target,
-        timeout=plan.timeouts.provision,
+        timeout=deadline.left(),
         exclude=item.exclude,
         delete=item.delete,
         on_output=_RsyncPercent(view, item.target),
     )
 
 
-def _provision(plan: BuildPlan, tools: Tools, guest: Guest, log: IO[bytes]) -> None:
+def _provision(plan: BuildPlan, tools: Tools, guest: Guest, log: _Log, deadline: Deadline) -> None:
     """Run the site's scripts, each as root, in order."""
     if not plan.provision:
         return
@@ -252,22 +290,21 @@ def _provision(plan: BuildPlan, tools: Tools, guest: Guest, log: IO[bytes]) -> N
             tee = _Tee(log, tools.console)
             target = f"{plan.guest.scripts}/{number}-{script.name}"
             try:
-                guest.push(script, target, timeout=plan.timeouts.provision)
+                guest.push(script, target, timeout=deadline.left())
             except TransferError as error:
                 raise GuestError(
                     f"The script {script} could not be brought into the guest",
                     details=error.details,
                 ) from error
             except CommandTimeoutError as error:
-                raise _too_long("provision", plan.timeouts.provision, details=str(error)) from error
+                raise deadline.missed(details=str(error)) from error
             status = _run_in_guest(
                 plan,
                 tools,
                 guest,
                 _script_argv(script, target),
                 name=f"provision-{number}",
-                phase="provision",
-                timeout=plan.timeouts.provision,
+                deadline=deadline,
                 on_output=tee,
             )
             if status != 0:
@@ -289,8 +326,9 @@ def _script_argv(script: Path, target: str) -> tuple[str, ...]:
     return (*interpreter, target)
 
 
-def _run_kiwi(plan: BuildPlan, tools: Tools, guest: Guest, log: IO[bytes]) -> None:
+def _run_kiwi(plan: BuildPlan, tools: Tools, guest: Guest, log: _Log) -> None:
     """Run KIWI, and bundle its result."""
+    deadline = _deadline("build", plan.timeouts.build)
     for name, argv in (("build", plan.kiwi_argv), ("bundle", plan.bundle_argv)):
         if argv is None:
             continue
@@ -304,15 +342,34 @@ def _run_kiwi(plan: BuildPlan, tools: Tools, guest: Guest, log: IO[bytes]) -> No
                     guest,
                     argv,
                     name=name,
-                    phase="build",
-                    timeout=plan.timeouts.build,
+                    deadline=deadline,
                     on_output=tee,
                 )
             finally:
                 tee.finish()
-            failure = explain(status, reader, str(plan.paths.log))
+            failure = explain(
+                status,
+                reader,
+                str(plan.paths.log),
+                guest_full=status != 0 and _guest_is_full(plan, guest),
+            )
             if failure is not None:
                 raise failure
+
+
+def _guest_is_full(plan: BuildPlan, guest: Guest) -> bool:
+    """Tell whether less than 1 MiB is left where the build ran; a silent guest tells nothing."""
+    question = ["df", "--output=avail", "--block-size=1M", plan.guest.root]
+    try:
+        answer = guest.exec(question, timeout=_SHORT, root=True)
+    except (ConnectionLostError, CommandTimeoutError):
+        return False
+    words = answer.text.split()
+    return answer.ok and bool(words) and words[-1] == "0"
+
+
+def _deadline(phase: str, seconds: float) -> Deadline:
+    return Deadline.after(seconds, what=f"The phase {phase}")
 
 
 def _run_in_guest(
@@ -322,8 +379,7 @@ def _run_in_guest(
     argv: tuple[str, ...],
     *,
     name: str,
-    phase: Literal["provision", "build"],
-    timeout: float,
+    deadline: Deadline,
     on_output: _Tee,
 ) -> int:
     try:
@@ -331,40 +387,38 @@ def _run_in_guest(
             guest,
             argv,
             folder=f"{plan.guest.root}/commands/{name}",
-            timeout=timeout,
+            timeout=deadline.left(),
             on_output=on_output,
             on_trouble=tools.console.warn,
         )
     except CommandTimeoutError as error:
-        raise _too_long(phase, timeout, details=last_lines(on_output.seen)) from error
+        raise deadline.missed(details=last_lines(on_output.seen)) from error
     except ConnectionLostError as error:
         raise GuestError("The guest does not answer", details=error.details) from error
 
 
-def _too_long(phase: str, seconds: float, *, details: str) -> PhaseTimeoutError:
-    return PhaseTimeoutError(
-        f"The phase {phase} took longer than {seconds:.0f} s",
-        details=details,
-        resolution=f"Raise timeouts.{phase} in the settings if that is normal here.",
-    )
-
-
-def _results(plan: BuildPlan, inputs: Inputs, tools: Tools, guest: Guest) -> Built:
+def _results(
+    plan: BuildPlan,
+    inputs: Inputs,
+    tools: Tools,
+    guest: Guest,
+    published: Callable[[Built], None],
+) -> Built:
     with tools.console.phase("fetch") as view:
         view.update("checksums")
-        seconds = plan.timeouts.fetch
+        deadline = _deadline("fetch", plan.timeouts.fetch)
         try:
-            listing = results.list_in_guest(guest, plan.result_folder, timeout=seconds)
+            listing = results.list_in_guest(guest, plan.result_folder, timeout=deadline.left())
             artifacts = results.fetch(
                 guest,
                 plan.result_folder,
                 listing,
                 plan.paths,
-                timeout=seconds,
+                timeout=deadline.left(),
                 on_output=_RsyncPercent(view, "copying"),
             )
         except CommandTimeoutError as error:
-            raise _too_long("fetch", seconds, details=str(error)) from error
+            raise deadline.missed(details=str(error)) from error
         with tools.gate.shield():
             folder = results.publish(
                 plan.paths,
@@ -380,7 +434,32 @@ def _results(plan: BuildPlan, inputs: Inputs, tools: Tools, guest: Guest) -> Bui
                     "mirrors": [choice.describe() for choice in inputs.mirrors],
                 },
             )
-    return Built(folder, artifacts)
+            built = Built(folder, artifacts)
+            published(built)
+    return built
+
+
+class _Log:
+    """The build's log. When it cannot be written (a full disk) that is said once, and no failure.
+
+    The guest must be removed all the same, and a build that can still publish its result may.
+    """
+
+    def __init__(self, stream: IO[bytes], console: Console) -> None:
+        self._stream = stream
+        self._console = console
+        self._broken = False
+
+    def write(self, chunk: bytes) -> None:
+        """Append some bytes, unbuffered."""
+        if self._broken:
+            return
+        try:
+            while chunk:
+                chunk = chunk[self._stream.write(chunk) :]
+        except OSError as error:
+            self._broken = True
+            self._console.warn(f"the log cannot be written any more: {error}")
 
 
 class _Tee:
@@ -391,14 +470,13 @@ class _Tee:
 
     _KEPT = 65536
 
-    def __init__(self, log: IO[bytes], console: Console) -> None:
+    def __init__(self, log: _Log, console: Console) -> None:
         self.seen = b""
         self._log = log
         self._console = console
 
     def __call__(self, chunk: bytes) -> None:
         self._log.write(chunk)
-        self._log.flush()
         self.seen = (self.seen + chunk)[-self._KEPT :]
         self._console.raw(chunk)
 
@@ -408,7 +486,7 @@ class _KiwiTee(_Tee):
 
     def __init__(
         self,
-        log: IO[bytes],
+        log: _Log,
         console: Console,
         reader: KiwiLog,
         view: PhaseView,
@@ -425,7 +503,6 @@ class _KiwiTee(_Tee):
     def __call__(self, chunk: bytes) -> None:
         masked = self._to_log.feed(chunk)
         self._log.write(masked)
-        self._log.flush()
         self.seen = (self.seen + masked)[-self._KEPT :]
         self._console.raw(self._to_terminal.feed(chunk))
         progress = self._reader.feed(chunk)
@@ -435,7 +512,6 @@ class _KiwiTee(_Tee):
     def finish(self) -> None:
         """Write what is left of an unfinished last line."""
         self._log.write(self._to_log.finish())
-        self._log.flush()
         self._console.raw(self._to_terminal.finish())
         self._reader.finish()
 

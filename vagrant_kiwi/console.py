@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -63,9 +63,43 @@ class PhaseView:
             )
 
 
+class _Stream:
+    """A text stream whose reader may go away: then it is silent, and never an error.
+
+    A closed terminal gives EIO, a closed pipe EPIPE; a clean-up that dies of telling what it does
+    would leave a guest behind. rich answers EPIPE by ending the process, so it must not see it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lost = False
+        self.encoding = getattr(stream, "encoding", "utf-8")
+
+    def write(self, text: str) -> int:
+        """Write, if anybody still reads."""
+        if not self._lost:
+            try:
+                self._stream.write(text)
+            except (OSError, ValueError):
+                self._lost = True
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if anybody still reads."""
+        if not self._lost:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._lost = True
+
+    def isatty(self) -> bool:
+        """Tell whether it is a terminal."""
+        return self._stream.isatty()
+
+
 @dataclass
 class Console:
-    """Writes progress to a stream; the answer of a task never goes through here.
+    """Writes progress to a stream, and never fails; a task's answer does not go through here.
 
     Args:
         stream: normally standard error.
@@ -81,7 +115,9 @@ class Console:
 
     def __post_init__(self) -> None:
         # rich honours NO_COLOR and TERM=dumb by itself.
-        self._rich = RichConsole(file=self.stream, highlight=False, soft_wrap=True)
+        self._rich = RichConsole(
+            file=cast(TextIO, _Stream(self.stream)), highlight=False, soft_wrap=True
+        )
 
     @property
     def terminal(self) -> bool:

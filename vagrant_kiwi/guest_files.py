@@ -27,12 +27,16 @@ class GuestFile:
     private: bool = True
 
     @contextlib.contextmanager
-    def on_host(self) -> Iterator[Path]:
-        """Yield a path on the host to copy from; bytes are in a file of their own meanwhile."""
+    def on_host(self, folder: Path) -> Iterator[Path]:
+        """Yield a path on the host to copy from; bytes are in a file of their own meanwhile.
+
+        Args:
+            folder: a private one that is removed with the run, also after a SIGKILL.
+        """
         if self.source is not None:
             yield self.source
             return
-        with tempfile.NamedTemporaryFile(prefix="vagrant-kiwi-") as stream:
+        with tempfile.NamedTemporaryFile(prefix="file-", dir=folder) as stream:
             os.fchmod(stream.fileno(), 0o600 if self.private else 0o644)
             stream.write(self.content)
             stream.flush()

@@ -254,13 +254,16 @@ class KiwiLog:
             self._problems.setdefault(_short(text) or "")
 
 
-def explain(status: int, log: KiwiLog, log_path: str) -> KiwiError | None:
+def explain(
+    status: int, log: KiwiLog, log_path: str, *, guest_full: bool = False
+) -> KiwiError | None:
     """Return what went wrong in a run of KIWI, or None where nothing did.
 
     Args:
         status: kiwi-ng's exit status; 128 + N where signal N ended it.
         log: what it said; it is read to its end.
         log_path: where a person finds all of it.
+        guest_full: whether the guest's disk had no room left; then the log's end may be missing.
 
     Returns:
         The error to raise; also for status 0, where KIWI went on without a repository, or where it
@@ -281,7 +284,7 @@ def explain(status: int, log: KiwiLog, log_path: str) -> KiwiError | None:
     if status == 0 and not log.failed():
         brief = "KIWI went on although a repository could not be fetched or verified"
         told, resolution = [], repositories
-    elif log.disk_full():
+    elif guest_full or log.disk_full():
         brief = "The disk of the guest is full"
         told = [error or "", *told]
         resolution = (

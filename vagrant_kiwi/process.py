@@ -105,15 +105,11 @@ class Background:
             if self.ended(within=5):
                 return
 
-    def dismiss(self, word: bytes) -> None:
-        """Write a last word to its pipe, close that, and wait for its end."""
+    def dismiss(self) -> int:
+        """Close its pipe, wait for its end, and return its exit status."""
         assert self._process.stdin is not None  # noqa: S101 - started with pipe=True
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(word)
-            self._process.stdin.flush()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.wait()
+        self._process.stdin.close()
+        return self._process.wait()
 
 
 @dataclass(frozen=True)

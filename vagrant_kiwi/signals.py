@@ -43,8 +43,11 @@ class SignalGate:
             raise StoppedError(signum, name)
 
     @contextlib.contextmanager
-    def shield(self) -> Iterator[None]:
+    def shield(self, *, raise_after: bool = True) -> Iterator[None]:
         """Let the body finish; a signal that came meanwhile is raised after it.
+
+        Args:
+            raise_after: False where a failure is on its way already and must not be replaced.
 
         Raises:
             StoppedError: after the body, if a first signal came during it and the body succeeded.
@@ -57,7 +60,8 @@ class SignalGate:
         if not self._shields and self._held is not None:
             signum, self._held = self._held, None
             self._raised = True
-            raise StoppedError(signum, signal.Signals(signum).name)
+            if raise_after:
+                raise StoppedError(signum, signal.Signals(signum).name)
 
 
 @contextlib.contextmanager

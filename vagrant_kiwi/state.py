@@ -30,6 +30,24 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
+def make_writable_folder(path: Path) -> None:
+    """Make a folder and see that files can be made in it, before hours of work depend on it.
+
+    Raises:
+        SettingsError: they cannot.
+    """
+    make_folder(path)
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"Cannot write to the folder {path}",
+            details=str(error.strerror or error),
+            resolution="Choose another one: state_dir or target_dir in the settings.",
+        ) from error
+
+
 def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Replace a file in one step: readers see the old content or the new one, never half of it.
 

@@ -313,9 +313,10 @@ def test_kiwi_puts_the_same_url_together_again(user: str, password: str, path: s
     assert "@" not in location
 
 
-def test_bytes_become_a_file_for_the_owner_alone_and_then_vanish() -> None:
+def test_bytes_become_a_file_for_the_owner_alone_and_then_vanish(tmp_path: Path) -> None:
     private, public = (kiwi.GuestFile("/t", content=b"x", private=flag) for flag in (True, False))
-    with private.on_host() as path, public.on_host() as other:
+    with private.on_host(tmp_path) as path, public.on_host(tmp_path) as other:
+        assert path.parent == tmp_path
         assert path.read_bytes() == b"x"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(other.stat().st_mode) == 0o644
@@ -326,7 +327,7 @@ def test_bytes_become_a_file_for_the_owner_alone_and_then_vanish() -> None:
 def test_a_file_of_the_host_is_itself(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("x")
-    with kiwi.GuestFile("/t", source=path).on_host() as found:
+    with kiwi.GuestFile("/t", source=path).on_host(tmp_path) as found:
         assert found == path
     assert path.exists()
 

@@ -63,7 +63,11 @@ def _unreachable(error: Exception) -> PreflightError:
 
 def containers(daemon: docker.DockerClient, run_id: str) -> list[Container]:
     """Return the containers of a run, in whatever state they are."""
-    return list(daemon.containers.list(all=True, filters={"label": f"{RUN_LABEL}={run_id}"}))
+    return list(
+        daemon.containers.list(
+            all=True, filters={"label": f"{RUN_LABEL}={run_id}"}, ignore_removed=True
+        )
+    )
 
 
 def host_keys(daemon: docker.DockerClient, run_id: str, *, timeout: float) -> tuple[str, ...]:
@@ -136,8 +140,24 @@ def remove_run(
         detach(daemon, loops, image=image, run_id=run_id)
 
 
-def leftovers(daemon: docker.DockerClient, run_id: str) -> tuple[str, ...]:
-    """Name what a run still has on this host."""
+def leftovers(
+    daemon: docker.DockerClient, run_id: str, *, patience: float = 10.0
+) -> tuple[str, ...]:
+    """Name what a run still has on this host.
+
+    Args:
+        daemon: the Docker daemon.
+        run_id: the run.
+        patience: seconds that a container being removed, or a loop device that udev still holds,
+            has to go.
+    """
+    deadline = time.monotonic() + patience
+    while (left := _left(daemon, run_id)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
+def _left(daemon: docker.DockerClient, run_id: str) -> tuple[str, ...]:
     return (
         *(f"container {entry.name} ({entry.status})" for entry in containers(daemon, run_id)),
         *(
@@ -186,13 +206,18 @@ def detach(
     """
     # Partitions first: those of a device that is bound to nothing cannot be told from others'.
     script = 'for loop; do /usr/bin/partx --delete "$loop"; losetup --detach "$loop"; done'
-    daemon.containers.run(
+    # Not run(): that would pull a missing image from a registry, and start it with these rights.
+    container = daemon.containers.create(
         image,
         ["sh", "-c", script, "sh", *(f"/dev/loop{minor}" for minor in minors)],
         entrypoint="",
-        remove=True,
         network_mode="none",
         cap_add=["SYS_ADMIN"],
         devices=[f"/dev/loop{minor}:/dev/loop{minor}:rw" for minor in minors],
         labels={RUN_LABEL: run_id},
     )
+    try:
+        container.start()
+        container.wait()
+    finally:
+        container.remove(force=True)

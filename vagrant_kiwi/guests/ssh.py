@@ -260,7 +260,7 @@ def _wait_for_master(
     )
 
 
-def refuses_key(runner: Runner, login: Login, key: Path, *, known_hosts: str) -> bool:
+def refuses_key(runner: Runner, login: Login, key: Path, parent: Path, *, known_hosts: str) -> bool:
     """Tell whether the guest refuses a key, and for no other reason than that key.
 
     A control socket, an agent or the user's own configuration could make a refused key look
@@ -270,6 +270,7 @@ def refuses_key(runner: Runner, login: Login, key: Path, *, known_hosts: str) ->
         runner: starts ssh.
         login: where and as whom; its own identity is not offered.
         key: the private key to try.
+        parent: the connection's runtime folder.
         known_hosts: the host's keys, as for ``connected``.
 
     Returns:
@@ -278,7 +279,7 @@ def refuses_key(runner: Runner, login: Login, key: Path, *, known_hosts: str) ->
     Raises:
         GuestError: neither; then nothing is known.
     """
-    with tempfile.TemporaryDirectory(prefix="vk-", dir=_runtime_parent()) as name:
+    with tempfile.TemporaryDirectory(prefix="key-", dir=parent) as name:
         folder = Path(name)
         (folder / "known_hosts").write_text(known_hosts)
         # ssh ignores a key that others may read; the well-known one may lie in such a file.

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from vagrant_kiwi import state, templates
-from vagrant_kiwi.errors import GuestError, LeftoverError, VagrantKiwiError
+from vagrant_kiwi.errors import GuestError, LeftoverError, StoppedError, VagrantKiwiError
 from vagrant_kiwi.guests import docker as docker_guests
 from vagrant_kiwi.guests import processes, ssh
 from vagrant_kiwi.guests.record import GuestRecord
@@ -99,7 +99,13 @@ def prepare(plan: BuildPlan, image: str, vagrantfile: str) -> GuestRecord:
         runtime=ssh.runtime_folder(),
         staging=plan.paths.staging,
     )
-    record.save(plan.paths.run)
+    try:
+        record.save(plan.paths.run)
+    except BaseException:
+        # Nobody would find it again.
+        if record.runtime is not None:
+            record.runtime.rmdir()
+        raise
     return record
 
 
@@ -152,7 +158,7 @@ def connected(
         runner, login, record.runtime, known_hosts=known_hosts, timeout=_LOGIN_TIMEOUT
     ) as guest:
         for key in insecure.private:
-            if not ssh.refuses_key(runner, login, key, known_hosts=known_hosts):
+            if not ssh.refuses_key(runner, login, key, record.runtime, known_hosts=known_hosts):
                 raise GuestError(
                     "The guest accepts Vagrant's well-known insecure key",
                     details=f"{login.user}@{login.host} let the key {key} in, which anybody has",
@@ -185,7 +191,8 @@ def remove(
     """
     with FileLock(run_folder / "removal.lock"):
         troubles: list[str] = []
-        processes.end_run(record.run_id, say=say)
+        with _noted(troubles):
+            processes.end_run(record.run_id, say=say)
         if (record.folder / ".vagrant").is_dir():
             vagrant = RoutedVagrant(
                 record.folder,
@@ -194,40 +201,50 @@ def remove(
                 timeout=timeout,
                 on_output=on_output,
             )
-            try:
+            with _noted(troubles):
                 vagrant.remove()
-            except VagrantKiwiError as error:
-                # Not the end: what Vagrant cannot remove is removed by its label below.
-                troubles.append(str(error))
-        left = _remove_by_label(record, runner, say=say, troubles=troubles)
-        for folder in (record.runtime, record.staging, record.folder):
+        # Docker tells whether what Vagrant could not remove is gone; of others we know nothing.
+        left = [] if record.provider == "docker" else list(troubles)
+        left += _remove_by_label(record, runner, say=say, troubles=troubles)
+        folders = [record.runtime, record.staging, *([] if left else [record.folder])]
+        for folder in folders:
             if folder is not None and folder.exists():
-                shutil.rmtree(folder)
+                with _noted(left):
+                    shutil.rmtree(folder)
         if left:
             raise LeftoverError(
                 f"The guest of run {record.run_id} could not be removed completely",
-                details="\n".join([*left, *troubles]),
+                details="\n".join(dict.fromkeys([*left, *troubles])),
                 resolution="Remove by hand what is named above.",
             )
         record.model_copy(update={"status": "removed"}).save(run_folder)
 
 
+@contextlib.contextmanager
+def _noted(troubles: list[str]) -> Iterator[None]:
+    """Note a failure of one step and let the next one have its turn; a stop is no failure."""
+    try:
+        yield
+    except StoppedError:
+        raise
+    except (VagrantKiwiError, OSError, *docker_guests.FAILURES) as error:
+        troubles.append(str(error))
+
+
 def _remove_by_label(
     record: GuestRecord, runner: Runner, *, say: Callable[[str], None], troubles: list[str]
 ) -> Sequence[str]:
-    try:
-        with docker_guests.client(runner.environment) as daemon:
-            try:
-                docker_guests.remove_run(daemon, record.run_id, image=record.image, say=say)
-            except docker_guests.FAILURES as error:
-                troubles.append(str(error))
-            return docker_guests.leftovers(daemon, record.run_id)
-    except (VagrantKiwiError, *docker_guests.FAILURES) as error:
-        return (f"unknown, because Docker does not say: {error}",)
+    unknown: list[str] = []
+    with _noted(unknown), docker_guests.client(runner.environment) as daemon:
+        with _noted(troubles):
+            docker_guests.remove_run(daemon, record.run_id, image=record.image, say=say)
+        return docker_guests.leftovers(daemon, record.run_id)
+    return [f"unknown, because Docker does not say: {error}" for error in unknown]
 
 
 def keep(record: GuestRecord, run_folder: Path) -> None:
-    """Put on record that the user wants the guest to stay; the connection to it does not."""
-    if record.runtime is not None:
-        shutil.rmtree(record.runtime)
+    """Put on record that the user wants the guest to stay; nothing else of the run does."""
+    for folder in (record.runtime, record.staging):
+        if folder is not None and folder.exists():
+            shutil.rmtree(folder)
     record.model_copy(update={"status": "kept", "runtime": None}).save(run_folder)
