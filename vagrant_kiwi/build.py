@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 from vagrant_kiwi import mirrors, remote, results, state, watchdog
 from vagrant_kiwi.boxes import DockerBox
@@ -25,7 +24,7 @@ from vagrant_kiwi.guests import docker as docker_guests
 from vagrant_kiwi.guests import record as records
 from vagrant_kiwi.keys import InsecureKeys
 from vagrant_kiwi.kiwi_log import KiwiLog, explain
-from vagrant_kiwi.log_mask import LogMask
+from vagrant_kiwi.output import BuildLog, KiwiTee, RsyncPercent, Tee
 from vagrant_kiwi.plan import BuildPlan, SyncItem
 from vagrant_kiwi.process import CommandTimeoutError, Runner, last_lines
 from vagrant_kiwi.signals import SignalGate
@@ -88,7 +87,7 @@ def run(
     reap_dead_runs(plan, tools)
     refuse_used_run_id(plan, tools)
     with plan.paths.log.open("wb", buffering=0) as stream:
-        log = _Log(stream, tools.console)
+        log = BuildLog(stream, tools.console)
         with _guest(plan, inputs, tools, vagrantfile, log) as (guest, scratch):
             deadline = _deadline("provision", plan.timeouts.provision)
             _provide_data(plan, inputs, tools, guest, scratch, deadline)
@@ -139,13 +138,13 @@ def reap_dead_runs(plan: BuildPlan, tools: Tools) -> None:
 
 @contextlib.contextmanager
 def _guest(
-    plan: BuildPlan, inputs: Inputs, tools: Tools, vagrantfile: str, log: _Log
+    plan: BuildPlan, inputs: Inputs, tools: Tools, vagrantfile: str, log: BuildLog
 ) -> Iterator[tuple[Guest, Path]]:
     """Hold a live guest, and a private folder on the host, for the body.
 
     The removal of both is on record before the guest's start begins.
     """
-    log_up = _Tee(log, tools.console)
+    log_up = Tee(log, tools.console)
     with watchdog.watching(
         plan.paths.run,
         tools.watchdog_runner,
@@ -179,7 +178,7 @@ def _tear_down(
     plan: BuildPlan,
     record: records.GuestRecord,
     tools: Tools,
-    on_output: _Tee,
+    on_output: Tee,
     failure: BaseException | None,
 ) -> None:
     if plan.keep == "always" or (plan.keep == "failed" and failure is not None):
@@ -276,18 +275,20 @@ def _push(guest: Guest, item: SyncItem, view: PhaseView, deadline: Deadline) -> 
         timeout=deadline.left(),
         exclude=item.exclude,
         delete=item.delete,
-        on_output=_RsyncPercent(view, item.target),
+        on_output=RsyncPercent(view, item.target),
     )
 
 
-def _provision(plan: BuildPlan, tools: Tools, guest: Guest, log: _Log, deadline: Deadline) -> None:
+def _provision(
+    plan: BuildPlan, tools: Tools, guest: Guest, log: BuildLog, deadline: Deadline
+) -> None:
     """Run the site's scripts, each as root, in order."""
     if not plan.provision:
         return
     with tools.console.phase("provision") as view:
         for number, script in enumerate(plan.provision):
             view.update(script.name)
-            tee = _Tee(log, tools.console)
+            tee = Tee(log, tools.console)
             target = f"{plan.guest.scripts}/{number}-{script.name}"
             try:
                 guest.push(script, target, timeout=deadline.left())
@@ -326,7 +327,7 @@ def _script_argv(script: Path, target: str) -> tuple[str, ...]:
     return (*interpreter, target)
 
 
-def _run_kiwi(plan: BuildPlan, tools: Tools, guest: Guest, log: _Log) -> None:
+def _run_kiwi(plan: BuildPlan, tools: Tools, guest: Guest, log: BuildLog) -> None:
     """Run KIWI, and bundle its result."""
     deadline = _deadline("build", plan.timeouts.build)
     for name, argv in (("build", plan.kiwi_argv), ("bundle", plan.bundle_argv)):
@@ -334,7 +335,7 @@ def _run_kiwi(plan: BuildPlan, tools: Tools, guest: Guest, log: _Log) -> None:
             continue
         with tools.console.phase(name) as view:
             reader = KiwiLog()
-            tee = _KiwiTee(log, tools.console, reader, view, level=plan.loglevel)
+            tee = KiwiTee(log, tools.console, reader, view, level=plan.loglevel)
             try:
                 status = _run_in_guest(
                     plan,
@@ -380,7 +381,7 @@ def _run_in_guest(
     *,
     name: str,
     deadline: Deadline,
-    on_output: _Tee,
+    on_output: Tee,
 ) -> int:
     try:
         return remote.run(
@@ -415,7 +416,7 @@ def _results(
                 listing,
                 plan.paths,
                 timeout=deadline.left(),
-                on_output=_RsyncPercent(view, "copying"),
+                on_output=RsyncPercent(view, "copying"),
             )
         except CommandTimeoutError as error:
             raise deadline.missed(details=str(error)) from error
@@ -437,97 +438,6 @@ def _results(
             built = Built(folder, artifacts)
             published(built)
     return built
-
-
-class _Log:
-    """The build's log. When it cannot be written (a full disk) that is said once, and no failure.
-
-    The guest must be removed all the same, and a build that can still publish its result may.
-    """
-
-    def __init__(self, stream: IO[bytes], console: Console) -> None:
-        self._stream = stream
-        self._console = console
-        self._broken = False
-
-    def write(self, chunk: bytes) -> None:
-        """Append some bytes, unbuffered."""
-        if self._broken:
-            return
-        try:
-            while chunk:
-                chunk = chunk[self._stream.write(chunk) :]
-        except OSError as error:
-            self._broken = True
-            self._console.warn(f"the log cannot be written any more: {error}")
-
-
-class _Tee:
-    """Writes a tool's output to the log, and to the terminal when verbose.
-
-    Keeps the last of it for an error's details.
-    """
-
-    _KEPT = 65536
-
-    def __init__(self, log: _Log, console: Console) -> None:
-        self.seen = b""
-        self._log = log
-        self._console = console
-
-    def __call__(self, chunk: bytes) -> None:
-        self._log.write(chunk)
-        self.seen = (self.seen + chunk)[-self._KEPT :]
-        self._console.raw(chunk)
-
-
-class _KiwiTee(_Tee):
-    """Does the same for KIWI's log, which can hold credentials, and shows how far KIWI is."""
-
-    def __init__(
-        self,
-        log: _Log,
-        console: Console,
-        reader: KiwiLog,
-        view: PhaseView,
-        *,
-        level: int,
-    ) -> None:
-        super().__init__(log, console)
-        self._reader = reader
-        self._view = view
-        # The log gets all, the terminal what the person wants to see.
-        self._to_log = LogMask()
-        self._to_terminal = LogMask(level=level)
-
-    def __call__(self, chunk: bytes) -> None:
-        masked = self._to_log.feed(chunk)
-        self._log.write(masked)
-        self.seen = (self.seen + masked)[-self._KEPT :]
-        self._console.raw(self._to_terminal.feed(chunk))
-        progress = self._reader.feed(chunk)
-        if progress is not None:
-            self._view.update(progress.phase, progress.percent)
-
-    def finish(self) -> None:
-        """Write what is left of an unfinished last line."""
-        self._log.write(self._to_log.finish())
-        self._console.raw(self._to_terminal.finish())
-        self._reader.finish()
-
-
-class _RsyncPercent:
-    """Turns rsync's ``--info=progress2`` into a phase's percent."""
-
-    def __init__(self, view: PhaseView, text: str) -> None:
-        self._view = view
-        self._text = text
-
-    def __call__(self, chunk: bytes) -> None:
-        for word in reversed(chunk.split()):
-            if word.endswith(b"%") and word[:-1].isdigit():
-                self._view.update(self._text, int(word[:-1]))
-                return
 
 
 def marked(environment: dict[str, str], run_id: str) -> dict[str, str]:

@@ -32,7 +32,11 @@ mv "$control/status.new" "$control/status"
 _START = """
 dir=$1; control=$2; wrapper=$3
 mkdir -p "$dir" && rm -rf "$control" && mkdir -m 700 "$control" && : >"$dir/output" || exit 1
-xargs -0 -x setsid --fork sh -c "$wrapper" vagrant-kiwi "$dir" "$control" >/dev/null || exit 1
+# Both streams: the command would hold them open, and with them the connection of this question.
+if ! xargs -0 -x setsid --fork sh -c "$wrapper" vagrant-kiwi "$dir" "$control" \\
+    >"$control/said" 2>&1; then
+    cat "$control/said" >&2; exit 1
+fi
 n=0
 while [ ! -s "$control/pid" ]; do
     [ "$n" -lt 300 ] || exit 1
@@ -49,12 +53,12 @@ elif kill -0 "$(cat "$2/pid")" 2>/dev/null; then echo running
 else echo gone; fi
 """
 
-# KIWI's children may have sessions of their own only below the leader's group: stop the group,
-# give it time to unmount, then kill the whole session.
+# The whole session is asked to stop, has time to unmount, and is killed then. Not by
+# kill -TERM -- -PID: dash takes the "--" for a number and sends nothing.
 _ABORT = """
 [ -s "$2/pid" ] || exit 0
 pid=$(cat "$2/pid")
-kill -TERM -- "-$pid" 2>/dev/null
+pkill -TERM -s "$pid"
 n=0
 while [ ! -e "$2/status" ] && kill -0 "$pid" 2>/dev/null && [ "$n" -lt 50 ]; do
     sleep 0.2; n=$((n + 1))

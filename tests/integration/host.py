@@ -10,6 +10,9 @@ from pathlib import Path
 
 import docker
 
+#: What a build starts on the host; anything else belongs to somebody else.
+_OURS = ("ssh", "vagrant", "docker", "rsync", "ruby", "python", "kiwi", "mmdebstrap", "qemu", "apt")
+
 #: The daemons' own processes come and go with containers of others.
 _DAEMONS = ("dockerd", "containerd", "docker-proxy", "libvirtd", "dbus-daemon", "dnsmasq")
 
@@ -60,7 +63,8 @@ def _processes() -> list[str]:
             continue
         zombie = fields_[0] == "Z"
         program = Path(command.split(" ")[0]).name
-        if command and not zombie and not program.startswith(_DAEMONS):
+        mine = entry.stat().st_uid == os.geteuid() if entry.exists() else False
+        if mine and not zombie and program.startswith(_OURS) and not program.startswith(_DAEMONS):
             found.append(f"{entry.name} {command}")
     return found
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import pty
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +17,10 @@ import docker
 import pytest
 
 from tests.integration import host
-from tests.integration.cli import Project, finish, wait_until
-from vagrant_kiwi.guests import processes
+from tests.integration.cli import CHECKOUT, MAIN, Project, finish, wait_until
+from vagrant_kiwi.guests import docker as docker_guests
 
+SUDO = () if os.geteuid() == 0 else ("sudo", "-n")
 STAND_IN = Path(__file__).parent / "data" / "stand-in.sh"
 
 DESCRIPTION = """<?xml version="1.0" encoding="utf-8"?>
@@ -259,13 +263,9 @@ def test_a_signal_leaves_nothing(
     (project.folder / "image/behave").write_text("echo busy; sleep 600\n")
     running = project.start("build", "--description=image", "--json", f"--run-id={run_id}")
     if when == "up":
+        # The container is there, Vagrant is still busy with it: half a guest.
         wait_until(
-            lambda: any(
-                "vagrant" in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-                for pid in processes.of_run(run_id)
-                if Path(f"/proc/{pid}").exists()
-            ),
-            what="vagrant up runs",
+            lambda: bool(docker_guests.containers(docker_client, run_id)), what="a container"
         )
     else:
         wait_until(lambda: "busy" in project.log(), what="the stand-in runs")
@@ -307,10 +307,26 @@ def test_sigkill_leaves_nothing_either(
     assert build(project)[0] == 0
 
 
+def test_an_aborted_command_is_asked_to_stop_before_it_is_killed(
+    project: Project, docker_client: docker.DockerClient, unchanged: None
+) -> None:
+    project.settings(provision=[str(STAND_IN)], mirrors="off", timeouts={"build": 3})
+    (project.folder / "image/behave").write_text(
+        "trap 'touch /srv/asked; exit 1' TERM; echo busy; sleep 600 & wait\n"
+    )
+    status, answer, _ = build(project, "--keep=failed", "--run-id=polite-1")
+    assert status == 124
+    (container,) = docker_guests.containers(docker_client, "polite-1")
+    assert container.exec_run(["test", "-e", "/srv/asked"]).exit_code == 0
+    assert container.exec_run(["pgrep", "-f", "kiwi-ng"]).exit_code == 1
+    guest = Path(str(answer["log"])).with_name("guest")
+    subprocess.run(["vagrant", "destroy", "-f"], cwd=guest, check=True, capture_output=True)
+
+
 def test_one_variant_is_locked_and_two_build_side_by_side(
     project: Project, unchanged: None
 ) -> None:
-    describe(project.folder / "slow", name="slow", behave="echo busy; sleep 20")
+    describe(project.folder / "slow", name="slow", behave="echo busy; sleep 600")
     slow = project.start("build", "--description=slow", "--json")
     wait_until(lambda: "busy" in project.log(), what="the slow build runs")
     refused = project.run("build", "--description=slow", "--json")
@@ -318,7 +334,107 @@ def test_one_variant_is_locked_and_two_build_side_by_side(
     assert refused.json["error"]["code"] == 11
     assert build(project)[0] == 0
     assert slow.poll() is None, "the fast build did not run beside the slow one"
-    assert finish(slow).status == 0
+    slow.send_signal(signal.SIGTERM)
+    assert finish(slow).status == 143
+
+
+def test_a_run_id_in_use_is_refused_and_its_guest_left_alone(
+    project: Project, unchanged: None
+) -> None:
+    describe(project.folder / "slow", name="slow", behave="echo busy; sleep 600")
+    slow = project.start("build", "--description=slow", "--json", "--run-id=ci-1")
+    wait_until(lambda: "busy" in project.log(), what="the slow build runs")
+    status, answer, _ = build(project, "--run-id=ci-1")
+    assert status == 1, answer
+    assert slow.poll() is None
+    slow.send_signal(signal.SIGTERM)
+    assert finish(slow).status == 143
+
+
+def test_a_closed_terminal_does_not_stop_the_clean_up(project: Project, unchanged: None) -> None:
+    (project.folder / "image/behave").write_text("echo busy; sleep 600\n")
+    master, slave = pty.openpty()
+    running = subprocess.Popen(
+        [*project.python, "-c", MAIN, "build", "--description=image"],
+        cwd=project.folder,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    os.close(slave)
+    reader = threading.Thread(target=_drain, args=(master,), daemon=True)
+    reader.start()
+    wait_until(lambda: "busy" in project.log(), what="the stand-in runs")
+    os.close(master)
+    running.send_signal(signal.SIGHUP)
+    assert running.wait(timeout=120) == 129
+
+
+def _drain(master: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(master, 65536):
+            pass
+
+
+def test_a_log_that_cannot_be_written_is_no_reason_to_leave_a_guest(
+    project: Project, unchanged: None
+) -> None:
+    small = project.folder / "state"
+    small.mkdir()
+    subprocess.run([*SUDO, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], check=True)
+    try:
+        subprocess.run([*SUDO, "chmod", "777", small], check=True)
+        project.settings(
+            provision=[str(STAND_IN)], mirrors="off", state_dir="state", target_dir="out"
+        )
+        (project.folder / "image/behave").write_text("head -c 4M /dev/urandom | base64; exit 1\n")
+        done = project.run("build", "--description=image")
+        assert done.status == 7, done.errors
+        assert "the log cannot be written any more" in done.errors
+    finally:
+        subprocess.run([*SUDO, "umount", small], check=True)
+
+
+def test_secrets_of_setenv_are_nowhere(project: Project, unchanged: None) -> None:
+    (project.folder / "image/behave").write_text(
+        "echo '[ INFO    ]: 12:00:00 | --> Set Env[API_TOKEN]=\"s3cret\"'; echo busy; sleep 8\n"
+    )
+    running = project.start(
+        "build", "--description=image", "--json", "--setenv=API_TOKEN=s3cret", "-v"
+    )
+    wait_until(lambda: "busy" in project.log(), what="the stand-in runs")
+    # In the guest KIWI takes it as an argument and no other way; its processes have no ssh.
+    lines = [
+        path.read_bytes()
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if _is_program(path, ("ssh", "rsync", "vagrant", "docker"))
+    ]
+    assert lines
+    assert not any(b"s3cret" in line for line in lines)
+    done = finish(running)
+    assert done.status == 0, done.errors
+    assert "s3cret" not in done.output + done.errors
+    for path in project.folder.glob(".vagrant-kiwi/**/*"):
+        if path.is_file():
+            assert b"s3cret" not in path.read_bytes(), path
+
+
+def _is_program(cmdline: Path, names: tuple[str, ...]) -> bool:
+    try:
+        return (cmdline.parent / "comm").read_text().strip() in names
+    except OSError:
+        return False
+
+
+def test_an_unusable_target_dir_fails_before_a_guest_starts(
+    project: Project, unchanged: None
+) -> None:
+    (project.folder / "file").write_text("")
+    status, answer, _ = build(project, "--target-dir=file/out")
+    assert status == 3
+    assert "up" not in phases(answer)
 
 
 def test_two_starts_at_once(project: Project, unchanged: None) -> None:
@@ -335,7 +451,7 @@ def test_no_room_for_the_result_is_8_and_keeps_the_last_one(
 ) -> None:
     small = project.folder / "small"
     small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], check=True)
+    subprocess.run([*SUDO, "mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], check=True)
     try:
         assert build(project, "--target-dir=small", "--run-id=first")[0] == 0
         (project.folder / "image/behave").write_text("head -c 4M /dev/urandom >$target/big.tar\n")
@@ -346,7 +462,7 @@ def test_no_room_for_the_result_is_8_and_keeps_the_last_one(
         assert (results / "current/image.tar").read_text() == "image\n"
         assert sorted(path.name for path in results.iterdir()) == ["current", "first"]
     finally:
-        subprocess.run(["umount", small], check=True)
+        subprocess.run([*SUDO, "umount", small], check=True)
 
 
 def test_a_kept_guest_stays_until_it_is_destroyed(
@@ -365,9 +481,9 @@ def test_a_kept_guest_stays_until_it_is_destroyed(
 def test_the_guest_cannot_reach_the_host(
     project: Project, unchanged: None, image_type: str
 ) -> None:
-    disk = next(
-        path for path in Path("/sys/block").iterdir() if path.name.startswith(("vd", "sd", "nvme"))
-    )
+    disks = Path("/sys/block").iterdir()
+    disk = next((one for one in disks if one.name.startswith(("vd", "sd", "nvme", "xvd"))), None)
+    assert disk is not None, "this host has no disk that the guest could try to read"
     number = (disk / "dev").read_text().strip().replace(":", " ")
     script = project.folder / "attack.sh"
     script.write_text(

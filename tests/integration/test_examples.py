@@ -131,6 +131,11 @@ def test_a_wrong_signing_key_is_refused(project: Project, unchanged: None) -> No
     )
     done = project.run("build", "--description=image", "--sync=wrong.gpg:/srv/wrong.gpg", "--json")
     assert done.status == 7, done.errors
+    error = done.json["error"]
+    assert any(
+        word in error["brief"] + error["details"]
+        for word in ("NO_PUBKEY", "signature", "GPG error")
+    ), error
 
 
 def test_sigterm_in_the_middle_of_the_real_kiwi(project: Project, unchanged: None) -> None:
