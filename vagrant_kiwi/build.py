@@ -83,7 +83,7 @@ def run(
         plan, vagrant.BoxView(inputs.box.name, inputs.box.image, inputs.box.version)
     )
     state.make_folder(plan.paths.run)
-    state.make_writable_folder(plan.paths.results)
+    state.check_writable(plan.paths.results)
     reap_dead_runs(plan, tools)
     refuse_used_run_id(plan, tools)
     with plan.paths.log.open("wb", buffering=0) as stream:

@@ -30,20 +30,23 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
-def make_writable_folder(path: Path) -> None:
-    """Make a folder and see that files can be made in it, before hours of work depend on it.
+def check_writable(path: Path) -> None:
+    """See that files can be written below a folder, before hours of work depend on it.
+
+    Nothing is left behind: a folder that does not exist is not made, the nearest one above it that
+    does is tried instead.
 
     Raises:
-        SettingsError: they cannot.
+        SettingsError: it cannot.
     """
-    make_folder(path)
+    nearest = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     try:
-        with tempfile.TemporaryFile(dir=path):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise SettingsError(
             f"Cannot write to the folder {path}",
-            details=str(error.strerror or error),
+            details=f"{nearest}: {error.strerror or error}",
             resolution="Choose another one: state_dir or target_dir in the settings.",
         ) from error
 

@@ -62,3 +62,13 @@ def test_an_impossible_folder_is_exit_3(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         state.make_folder(tmp_path / "file" / "below")
     assert str(tmp_path / "file" / "below") in caught.value.brief
+
+
+def test_a_check_for_writing_names_the_folder_in_the_way_and_makes_none(tmp_path: Path) -> None:
+    state.check_writable(tmp_path / "new" / "below")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError) as caught:
+        state.check_writable(tmp_path / "file" / "below")
+    assert str(tmp_path / "file" / "below") in caught.value.brief
+    assert str(tmp_path / "file") in (caught.value.details or "")
