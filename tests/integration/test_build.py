@@ -465,6 +465,44 @@ def test_no_room_for_the_result_is_8_and_keeps_the_last_one(
         subprocess.run([*SUDO, "umount", small], check=True)
 
 
+def test_a_full_disk_of_the_guest_is_7_and_named(project: Project, unchanged: None) -> None:
+    # KIWI's own words are lost on such a disk; what df says is enough.
+    (project.folder / "image/behave").write_text(
+        "mount -t tmpfs -o size=1m full ${target%/*}\n"
+        "head -c 2M /dev/zero >${target%/*}/big 2>/dev/null || exit 1\n"
+    )
+    status, answer, _ = build(project)
+    assert status == 7
+    assert "disk of the guest is full" in answer["error"]["brief"]  # type: ignore[index]
+
+
+def test_what_cannot_be_removed_is_9_named_and_removed_by_the_next_build(
+    project: Project, docker_client: docker.DockerClient, unchanged: None, box: str
+) -> None:
+    label = {docker_guests.RUN_LABEL: "left-1"}
+    volume = docker_client.volumes.create("vagrant-kiwi-left-1", labels=label)
+    try:
+        user = docker_client.containers.create(box, volumes=[f"{volume.name}:/srv/left"])
+        try:
+            done = project.run("build", "--description=image", "--json", "--run-id=left-1")
+        finally:
+            user.remove()
+        assert done.status == 9, done.errors
+        assert volume.name in done.json["error"]["details"]
+        assert current(project) == "left-1", "the good result was not published"
+        assert (done.json["status"], done.json["error"]["code"]) == ("built", 9)
+        assert done.json["artifacts"]
+        status, _, errors = build(project)
+        assert status == 0
+        assert "left-1" in errors
+        assert not docker_client.volumes.list(
+            filters={"label": f"{docker_guests.RUN_LABEL}=left-1"}
+        )
+    finally:
+        with contextlib.suppress(docker.errors.NotFound):
+            volume.remove()
+
+
 def test_a_kept_guest_stays_until_it_is_destroyed(
     project: Project, docker_client: docker.DockerClient, unchanged: None
 ) -> None:

@@ -215,7 +215,7 @@ def remove(
             raise LeftoverError(
                 f"The guest of run {record.run_id} could not be removed completely",
                 details="\n".join(dict.fromkeys([*left, *troubles])),
-                resolution="Remove by hand what is named above.",
+                resolution="Remove it by hand; the next build of this variant tries again too.",
             )
         record.model_copy(update={"status": "removed"}).save(run_folder)
 
