@@ -12,6 +12,7 @@ from vagrant_kiwi import (
     boxes,
     build,
     description,
+    docker_api,
     isolation,
     keys,
     kiwi,
@@ -25,7 +26,6 @@ from vagrant_kiwi import (
 from vagrant_kiwi.boxes import DockerBox
 from vagrant_kiwi.console import Console
 from vagrant_kiwi.errors import SettingsError, UsageError, VagrantKiwiError
-from vagrant_kiwi.guests import docker as docker_guests
 from vagrant_kiwi.process import Runner
 from vagrant_kiwi.settings import Settings
 
@@ -292,7 +292,7 @@ def _box(
 ) -> DockerBox:
     """Make the box, or find that it is current; only what must be asked for is asked for."""
     recipe = box_recipe.find_recipe(name)
-    with console.phase("box") as view, docker_guests.client(request.environment) as client:
+    with console.phase("box") as view, docker_api.client(request.environment) as client:
         box = boxes.find_docker_box(client, recipe)
         if box is not None:
             return box

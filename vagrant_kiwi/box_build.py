@@ -21,9 +21,8 @@ from urllib.parse import urlsplit
 
 import docker
 import docker.errors
-import requests.exceptions
 
-from vagrant_kiwi import docker_stream
+from vagrant_kiwi import docker_api, docker_stream
 from vagrant_kiwi.box_recipe import Recipe, recipe_files
 from vagrant_kiwi.box_rootfs import Mirrors, remove_scratch, root_file_system
 from vagrant_kiwi.box_wheels import ensure_wheels
@@ -266,7 +265,7 @@ def _clear_up(
     try:
         remove_scratch(build, runner)
         _sweep(client, f"{LABEL_BUILD}={build}")
-    except (OSError, docker.errors.DockerException, requests.exceptions.RequestException) as error:
+    except (OSError, *docker_api.FAILURES) as error:
         # What went wrong first is what the caller must learn; the next build tries this again.
         log(f"Parts of a half-made box may be left, labelled {LABEL_BUILD}={build}: {error}")
         return False

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import docker
 import docker.errors
-import requests.exceptions
 from docker.models.images import Image
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from vagrant_kiwi import docker_api
 from vagrant_kiwi.box_build import LABEL_RECIPE, BoxInputs, build_image
 from vagrant_kiwi.box_recipe import Recipe, find_recipe, half_made
 from vagrant_kiwi.box_rootfs import Mirrors
 from vagrant_kiwi.deadline import Deadline
-from vagrant_kiwi.errors import BoxError, PreflightError
+from vagrant_kiwi.errors import BoxError
 from vagrant_kiwi.process import Runner
 
 __all__ = [
@@ -203,11 +203,5 @@ def _docker_errors() -> Iterator[None]:
         yield
     except docker.errors.APIError as error:
         raise BoxError("Docker reports an error about the build box", details=str(error)) from error
-    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-        if "Permission denied" in str(error):
-            resolution = "Join the group docker: sudo usermod -aG docker $USER, then log in again."
-        else:
-            resolution = "Start it: sudo systemctl start docker, or run ./bootstrap."
-        raise PreflightError(
-            "The Docker daemon does not answer", details=str(error), resolution=resolution
-        ) from error
+    except docker_api.FAILURES as error:
+        raise docker_api.unreachable(error) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vagrant_kiwi import mirrors, remote, results, state, watchdog
+from vagrant_kiwi import docker_api, mirrors, remote, results, state, watchdog
 from vagrant_kiwi.boxes import DockerBox
 from vagrant_kiwi.console import Console, PhaseView
 from vagrant_kiwi.deadline import Deadline
@@ -64,7 +64,7 @@ class Built:
 
 def run(
     plan: BuildPlan, inputs: Inputs, tools: Tools, *, published: Callable[[Built], None]
-) -> Built:
+) -> None:
     """Build an image: guest, data, KIWI, results; and remove the guest on every path.
 
     The variant's lock is held by the caller.
@@ -84,8 +84,8 @@ def run(
     )
     state.make_folder(plan.paths.run)
     state.check_writable(plan.paths.results)
-    reap_dead_runs(plan, tools)
-    refuse_used_run_id(plan, tools)
+    _reap_dead_runs(plan, tools)
+    _refuse_used_run_id(plan, tools)
     with plan.paths.log.open("wb", buffering=0) as stream:
         log = BuildLog(stream, tools.console)
         with _guest(plan, inputs, tools, vagrantfile, log) as (guest, scratch):
@@ -93,17 +93,17 @@ def run(
             _provide_data(plan, inputs, tools, guest, scratch, deadline)
             _provision(plan, tools, guest, log, deadline)
             _run_kiwi(plan, tools, guest, log)
-            return _results(plan, inputs, tools, guest, published)
+            _results(plan, inputs, tools, guest, published)
 
 
-def refuse_used_run_id(plan: BuildPlan, tools: Tools) -> None:
+def _refuse_used_run_id(plan: BuildPlan, tools: Tools) -> None:
     """Make sure that nobody else's guest has our run id: what has it is removed at the end.
 
     Raises:
         UsageError: a container has it.
         PreflightError: Docker does not answer.
     """
-    with docker_guests.client(tools.runner.environment) as daemon:
+    with docker_api.client(tools.runner.environment) as daemon:
         if docker_guests.containers(daemon, plan.run_id):
             raise UsageError(
                 f"--run-id={plan.run_id} is in use",
@@ -112,7 +112,7 @@ def refuse_used_run_id(plan: BuildPlan, tools: Tools) -> None:
             )
 
 
-def reap_dead_runs(plan: BuildPlan, tools: Tools) -> None:
+def _reap_dead_runs(plan: BuildPlan, tools: Tools) -> None:
     """Remove what earlier builds of this variant left when they and their watchdog died.
 
     Whoever holds the variant's lock knows that no other run of it is alive.
@@ -208,7 +208,7 @@ def _provide_data(
     plan: BuildPlan, inputs: Inputs, tools: Tools, guest: Guest, scratch: Path, deadline: Deadline
 ) -> None:
     """Push the description, the synced data and the files that options name."""
-    with tools.console.phase("sync") as view:
+    with tools.console.phase("sync") as view, deadline.named():
         try:
             _prepare_folders(plan, guest)
             for item in plan.sync:
@@ -225,8 +225,6 @@ def _provide_data(
             ) from error
         except ConnectionLostError as error:
             raise GuestError("The guest does not answer", details=str(error)) from error
-        except CommandTimeoutError as error:
-            raise deadline.missed(details=str(error)) from error
 
 
 def _prepare_folders(plan: BuildPlan, guest: Guest) -> None:
@@ -291,14 +289,13 @@ def _provision(
             tee = Tee(log, tools.console)
             target = f"{plan.guest.scripts}/{number}-{script.name}"
             try:
-                guest.push(script, target, timeout=deadline.left())
+                with deadline.named():
+                    guest.push(script, target, timeout=deadline.left())
             except TransferError as error:
                 raise GuestError(
                     f"The script {script} could not be brought into the guest",
                     details=error.details,
                 ) from error
-            except CommandTimeoutError as error:
-                raise deadline.missed(details=str(error)) from error
             status = _run_in_guest(
                 plan,
                 tools,
@@ -404,11 +401,11 @@ def _results(
     tools: Tools,
     guest: Guest,
     published: Callable[[Built], None],
-) -> Built:
+) -> None:
     with tools.console.phase("fetch") as view:
         view.update("checksums")
         deadline = _deadline("fetch", plan.timeouts.fetch)
-        try:
+        with deadline.named():
             listing = results.list_in_guest(guest, plan.result_folder, timeout=deadline.left())
             artifacts = results.fetch(
                 guest,
@@ -418,8 +415,6 @@ def _results(
                 timeout=deadline.left(),
                 on_output=RsyncPercent(view, "copying"),
             )
-        except CommandTimeoutError as error:
-            raise deadline.missed(details=str(error)) from error
         with tools.gate.shield():
             folder = results.publish(
                 plan.paths,
@@ -435,9 +430,7 @@ def _results(
                     "mirrors": [choice.describe() for choice in inputs.mirrors],
                 },
             )
-            built = Built(folder, artifacts)
-            published(built)
-    return built
+            published(Built(folder, artifacts))
 
 
 def marked(environment: dict[str, str], run_id: str) -> dict[str, str]:

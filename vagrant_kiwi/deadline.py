@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vagrant_kiwi.errors import PhaseTimeoutError
+from vagrant_kiwi.process import CommandTimeoutError
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,18 @@ class Deadline:
         if seconds <= 0:
             raise self.missed()
         return seconds
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Let a command of the body that ran out of time be the missed deadline.
+
+        Raises:
+            PhaseTimeoutError: one did.
+        """
+        try:
+            yield
+        except CommandTimeoutError as error:
+            raise self.missed(details=str(error)) from error
 
     def missed(self, *, details: str = "") -> PhaseTimeoutError:
         """Return the error for having missed it."""

@@ -46,9 +46,12 @@ class Tee:
         self._console = console
 
     def __call__(self, chunk: bytes) -> None:
+        self._record(chunk)
+        self._console.raw(chunk)
+
+    def _record(self, chunk: bytes) -> None:
         self._log.write(chunk)
         self.seen = (self.seen + chunk)[-self._KEPT :]
-        self._console.raw(chunk)
 
 
 class KiwiTee(Tee):
@@ -71,9 +74,7 @@ class KiwiTee(Tee):
         self._to_terminal = LogMask(level=level)
 
     def __call__(self, chunk: bytes) -> None:
-        masked = self._to_log.feed(chunk)
-        self._log.write(masked)
-        self.seen = (self.seen + masked)[-self._KEPT :]
+        self._record(self._to_log.feed(chunk))
         self._console.raw(self._to_terminal.feed(chunk))
         progress = self._reader.feed(chunk)
         if progress is not None:

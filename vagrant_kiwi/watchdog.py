@@ -2,7 +2,6 @@
 
 The build starts this as a process of its own and holds the other end of its standard input. At the
 end of file the build is over, however it ended; a guest that is still on record as live is removed.
-
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from pathlib import Path
 import docker
 import pytest
 
+from tests.integration import host
 from tests.integration.cli import Project
-from vagrant_kiwi import keys, settings
-from vagrant_kiwi.guests import docker as docker_guests
+from vagrant_kiwi import docker_api, keys, settings
 from vagrant_kiwi.process import Runner
 
 #: Programs without which these tests prove nothing.
@@ -43,7 +43,7 @@ def runner() -> Runner:
 @pytest.fixture(scope="session")
 def docker_client(runner: Runner) -> Iterator[docker.DockerClient]:
     """Yield a client of the real daemon."""
-    with docker_guests.client(runner.environment) as client:
+    with docker_api.client(runner.environment) as client:
         yield client
 
 
@@ -60,6 +60,20 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> str:
     done = Project(folder).run("box-add", "--json", timeout=3600)
     assert done.status == 0, done.errors
     return str(done.json["image"])
+
+
+@pytest.fixture
+def unchanged(docker_client: docker.DockerClient, box: str) -> Iterator[None]:
+    """Compare the whole host before and after the test."""
+    before = host.take(docker_client)
+    yield
+    host.assert_as_before(before, docker_client)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Return an empty project: all settings have their defaults."""
+    return Project(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -4,61 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import docker
 import docker.errors
-import requests.exceptions
 from docker.models.containers import Container
 
-from vagrant_kiwi.errors import GuestError, PreflightError
+from vagrant_kiwi.errors import GuestError
 from vagrant_kiwi.plan import GUEST_ROOT
 
-#: What docker-py raises: its own errors, and those of the library below it.
-FAILURES = (docker.errors.DockerException, requests.exceptions.RequestException)
-
 RUN_LABEL = "vagrant-kiwi.run"
-
-
-@contextlib.contextmanager
-def client(environment: Mapping[str, str], *, timeout: int = 120) -> Iterator[docker.DockerClient]:
-    """Connect to the Docker daemon for the body.
-
-    Args:
-        environment: may hold DOCKER_HOST and its companions.
-        timeout: seconds for one answer of the API.
-
-    Raises:
-        PreflightError: no daemon answers, or we may not ask it.
-    """
-    try:
-        connected = docker.from_env(environment=dict(environment), timeout=timeout)
-    except docker.errors.DockerException as error:
-        raise _unreachable(error) from error
-    try:
-        try:
-            connected.ping()
-        except FAILURES as error:
-            raise _unreachable(error) from error
-        yield connected
-    finally:
-        connected.close()
-
-
-def _unreachable(error: Exception) -> PreflightError:
-    if "Permission denied" in str(error):
-        return PreflightError(
-            "You may not use the Docker daemon",
-            details=str(error),
-            resolution="Join the group docker: sudo usermod -aG docker $USER, then log in again.",
-        )
-    return PreflightError(
-        "The Docker daemon does not answer",
-        details=str(error),
-        resolution="Start it: sudo systemctl start docker, or run ./bootstrap from the checkout.",
-    )
 
 
 def containers(daemon: docker.DockerClient, run_id: str) -> list[Container]:
@@ -123,7 +80,7 @@ def remove_run(
         say: told what had to be removed.
 
     Raises:
-        docker.errors.DockerException: the daemon refuses; see ``FAILURES``.
+        docker.errors.DockerException: the daemon refuses; see ``docker_api.FAILURES``.
     """
     for container in containers(daemon, run_id):
         say(f"removing the container {container.name} ({container.status})")

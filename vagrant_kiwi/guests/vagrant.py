@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from vagrant_kiwi import state, templates
+from vagrant_kiwi import docker_api, state, templates
 from vagrant_kiwi.errors import GuestError, LeftoverError, StoppedError, VagrantKiwiError
 from vagrant_kiwi.guests import docker as docker_guests
 from vagrant_kiwi.guests import processes, ssh
@@ -133,9 +133,9 @@ def start(
     vagrant.bring_up(plan.provider)
     login = vagrant.login(alias=plan.guest_name)
     try:
-        with docker_guests.client(runner.environment) as daemon:
+        with docker_api.client(runner.environment) as daemon:
             keys = docker_guests.host_keys(daemon, plan.run_id, timeout=_LOGIN_TIMEOUT)
-    except docker_guests.FAILURES as error:
+    except docker_api.FAILURES as error:
         raise GuestError(
             "Docker does not tell the guest's host keys",
             details=str(error),
@@ -206,11 +206,9 @@ def remove(
         # Docker tells whether what Vagrant could not remove is gone; of others we know nothing.
         left = [] if record.provider == "docker" else list(troubles)
         left += _remove_by_label(record, runner, say=say, troubles=troubles)
-        folders = [record.runtime, record.staging, *([] if left else [record.folder])]
-        for folder in folders:
-            if folder is not None and folder.exists():
-                with _noted(left):
-                    shutil.rmtree(folder)
+        for folder in (record.runtime, record.staging, None if left else record.folder):
+            with _noted(left):
+                _remove_folder(folder)
         if left:
             raise LeftoverError(
                 f"The guest of run {record.run_id} could not be removed completely",
@@ -227,7 +225,7 @@ def _noted(troubles: list[str]) -> Iterator[None]:
         yield
     except StoppedError:
         raise
-    except (VagrantKiwiError, OSError, *docker_guests.FAILURES) as error:
+    except (VagrantKiwiError, OSError, *docker_api.FAILURES) as error:
         troubles.append(str(error))
 
 
@@ -235,16 +233,20 @@ def _remove_by_label(
     record: GuestRecord, runner: Runner, *, say: Callable[[str], None], troubles: list[str]
 ) -> Sequence[str]:
     unknown: list[str] = []
-    with _noted(unknown), docker_guests.client(runner.environment) as daemon:
+    with _noted(unknown), docker_api.client(runner.environment) as daemon:
         with _noted(troubles):
             docker_guests.remove_run(daemon, record.run_id, image=record.image, say=say)
         return docker_guests.leftovers(daemon, record.run_id)
     return [f"unknown, because Docker does not say: {error}" for error in unknown]
 
 
+def _remove_folder(folder: Path | None) -> None:
+    if folder is not None and folder.exists():
+        shutil.rmtree(folder)
+
+
 def keep(record: GuestRecord, run_folder: Path) -> None:
     """Put on record that the user wants the guest to stay; nothing else of the run does."""
-    for folder in (record.runtime, record.staging):
-        if folder is not None and folder.exists():
-            shutil.rmtree(folder)
+    _remove_folder(record.runtime)
+    _remove_folder(record.staging)
     record.model_copy(update={"status": "kept", "runtime": None}).save(run_folder)
