@@ -6,6 +6,7 @@ How they are made is tried with a small recipe: the same Dockerfile around next 
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import json
 import os
@@ -29,7 +30,7 @@ import docker.errors
 import pytest
 import requests
 
-from tests.integration.cli import CHECKOUT, wait_until
+from tests.integration.cli import CHECKOUT, finish, wait_until
 from tests.integration.conftest import need
 from vagrant_kiwi import box_recipe, boxes, keys, mirrors
 from vagrant_kiwi.guests.docker import RUN_LABEL
@@ -102,17 +103,12 @@ class Small:
         return maker
 
     def make(self, *before: str, mirror: str | None = None) -> boxes.DockerBox:
-        status, output = finish(self.start(*before, mirror=mirror))
-        assert status == 0, output
-        return made(output)
+        done = finish(self.start(*before, mirror=mirror), timeout=600)
+        assert done.status == 0, done.output
+        return made(done.output)
 
     def recipe(self) -> box_recipe.Recipe:
         return box_recipe.load_recipe(self.folder, arch=box_recipe.host_arch())
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=600)
-    return process.returncode, output
 
 
 def made(output: str) -> boxes.DockerBox:
@@ -290,12 +286,14 @@ def test_each_guest_has_its_own_host_keys_and_lets_in_vagrants_key_only(
             found.append(scan(port))
         assert len(found[0]) == 3
         assert not found[0] & found[1]
-        assert login(port, insecure, "vagrant", "sudo -n id -u; printenv LANG") == (
+        known = tmp_path / "known_hosts"
+        known.write_text("".join(f"[127.0.0.1]:{port} {key}\n" for key in found[1]))
+        assert login(port, known, insecure, "vagrant", "sudo -n id -u; printenv LANG") == (
             0,
             "0\nC.UTF-8\n",
         )
         for key, user in ((other, "vagrant"), (insecure, "root")):
-            status, said = login(port, key, user, "id")
+            status, said = login(port, known, key, user, "id")
             assert status == 255
             assert "Permission denied (publickey)" in said
     finally:
@@ -312,20 +310,20 @@ def scan(port: str) -> set[str]:
             ["ssh-keyscan", "-p", port, "127.0.0.1"], capture_output=True, text=True, check=False
         )
         lines = [line.split() for line in done.stdout.splitlines() if not line.startswith("#")]
-        found.update(words[2] for words in lines if len(words) == 3)
+        found.update(" ".join(words[1:]) for words in lines if len(words) == 3)
         return bool(found)
 
     wait_until(look, what="sshd", timeout=30)
     return found
 
 
-def login(port: str, key: Path, user: str, command: str) -> tuple[int, str]:
+def login(port: str, known_hosts: Path, key: Path, user: str, command: str) -> tuple[int, str]:
     options = (
         "IdentitiesOnly=yes",
         "IdentityAgent=none",
         "BatchMode=yes",
-        "StrictHostKeyChecking=no",
-        "UserKnownHostsFile=/dev/null",
+        "StrictHostKeyChecking=yes",
+        f"UserKnownHostsFile={known_hosts}",
         "LogLevel=ERROR",
     )
     done = subprocess.run(
@@ -422,12 +420,12 @@ def test_two_makers_make_one_box_and_a_mirrors_password_stays_secret(
     makers = [small.start(mirror=guarded_mirror) for _ in range(2)]
     watcher = threading.Thread(target=watch_arguments, args=(makers, seen))
     watcher.start()
-    ended = [finish(maker) for maker in makers]
+    ended = [finish(maker, timeout=600) for maker in makers]
     watcher.join()
-    assert [status for status, _ in ended] == [0, 0], ended
-    first, second = (made(output) for _, output in ended)
+    assert [done.status for done in ended] == [0, 0], ended
+    first, second = (made(done.output) for done in ended)
     assert first == second
-    outputs = sorted((output for _, output in ended), key=len)
+    outputs = sorted((done.output for done in ended), key=len)
     assert outputs[0].splitlines()[0].startswith("Waiting: the build box")
     assert "Making the base of the box with mmdebstrap" in outputs[1]
     # Not in what is said, not in any argument, not in the image.
@@ -447,14 +445,15 @@ def test_two_makers_make_one_box_and_a_mirrors_password_stays_secret(
 def watch_arguments(makers: list[subprocess.Popen[str]], seen: set[str]) -> None:
     """Collect the processes whose arguments hold the password."""
     while any(maker.poll() is None for maker in makers):
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                line = path.read_bytes()
-            except OSError:
-                continue
-            if PASSWORD.encode() in line:
-                seen.add(line.decode("utf-8", "replace"))
+        seen |= {line for line in command_lines() if PASSWORD in line}
         time.sleep(0.05)
+
+
+def command_lines() -> Iterator[str]:
+    """Yield the arguments of every process."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended
+            yield path.read_bytes().decode("utf-8", "replace")
 
 
 def image_holds(client: docker.DockerClient, image: str, secret: bytes) -> bool:
@@ -481,10 +480,10 @@ def test_a_failing_recipe_keeps_the_older_boxes_and_a_good_one_replaces_them(
     try:
         images = {image.id for image in docker_client.images.list(all=True)}
         small.setup("echo going wrong; exit 7\n")
-        status, output = finish(small.start())
-        assert status == 5
-        assert "going wrong" in output
-        assert "returned a non-zero code: 7" in output
+        done = finish(small.start(), timeout=600)
+        assert done.status == 5
+        assert "going wrong" in done.output
+        assert "returned a non-zero code: 7" in done.output
         assert {image.id for image in docker_client.images.list(all=True)} == images
         small.setup("echo mended\n")
         box = small.make()
@@ -522,12 +521,22 @@ def test_after_a_killed_build_the_next_one_succeeds_and_clears_up(
     small: Small, docker_client: docker.DockerClient, nothing_left: None, moment: str
 ) -> None:
     small.setup("sleep 3\n")
+    before = container_ids(docker_client)
     stop_at(small, moment, signal.SIGKILL)
-    # Long enough for an orphaned mmdebstrap to end.
-    time.sleep(20)
+
+    def ended() -> bool:
+        return container_ids(docker_client) <= before and not any(
+            "mmdebstrap" in line and str(small.cache) in line for line in command_lines()
+        )
+
+    wait_until(ended, what="the end of the orphaned mmdebstrap, or of the daemon's step")
     box = small.make()
     assert (small.cache / f"{small.name}.building").read_text() == ""
     docker_client.images.remove(box.image)
+
+
+def container_ids(client: docker.DockerClient) -> set[str]:
+    return {str(item.id) for item in client.containers.list(all=True, ignore_removed=True)}
 
 
 def stop_at(small: Small, moment: str, signum: signal.Signals) -> str:

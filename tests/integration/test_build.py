@@ -60,14 +60,6 @@ def project(tmp_path: Path) -> Project:
     return made
 
 
-@pytest.fixture
-def unchanged(docker_client: docker.DockerClient, box: str) -> Iterator[None]:
-    """Compare the whole host before and after the test."""
-    before = host.take(docker_client)
-    yield
-    host.assert_as_before(before, docker_client)
-
-
 def build(project: Project, *words: str) -> tuple[int, dict[str, object], str]:
     """Build the project's description, and check what every answer must hold."""
     done = project.run("build", "--description=image", "--json", *words)
@@ -87,6 +79,29 @@ def build(project: Project, *words: str) -> tuple[int, dict[str, object], str]:
     if done.status:
         assert answer["error"]["code"] == done.status
     return done.status, answer, done.errors
+
+
+#: What a stand-in does that a test stops.
+BUSY = "echo busy; sleep 600"
+
+
+def start_busy(project: Project, *words: str) -> subprocess.Popen[str]:
+    """Start a build with a stand-in that does not end, and wait until that runs."""
+    running = project.start("build", "--json", *words)
+    wait_until(lambda: "busy" in project.log(), what="the stand-in runs")
+    return running
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, *, size: str) -> Iterator[None]:
+    """Have a file system of a size, which anybody may write to, mounted on a new folder."""
+    folder.mkdir()
+    options = f"size={size},mode=777"
+    subprocess.run([*SUDO, "mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*SUDO, "umount", folder], check=True)
 
 
 def phases(answer: dict[str, object]) -> list[str]:
@@ -241,7 +256,7 @@ def test_a_planted_insecure_key_is_refused(
 
 def test_a_time_out_names_the_phase(project: Project, unchanged: None) -> None:
     project.settings(mirrors="off", provision=[str(STAND_IN)], timeouts={"build": 3})
-    (project.folder / "image/behave").write_text("echo busy; sleep 600\n")
+    describe(project.folder / "image", behave=BUSY)
     status, answer, _ = build(project)
     assert status == 124
     assert "build" in answer["error"]["brief"]  # type: ignore[index]
@@ -260,7 +275,7 @@ def test_a_signal_leaves_nothing(
     when: str,
 ) -> None:
     run_id = f"signal-{when}-{int(signum)}"
-    (project.folder / "image/behave").write_text("echo busy; sleep 600\n")
+    describe(project.folder / "image", behave=BUSY)
     running = project.start("build", "--description=image", "--json", f"--run-id={run_id}")
     if when == "up":
         # The container is there, Vagrant is still busy with it: half a guest.
@@ -277,9 +292,8 @@ def test_a_signal_leaves_nothing(
 
 
 def test_a_second_signal_does_not_cut_the_clean_up_short(project: Project, unchanged: None) -> None:
-    (project.folder / "image/behave").write_text("echo busy; sleep 600\n")
-    running = project.start("build", "--description=image")
-    wait_until(lambda: "busy" in project.log(), what="the stand-in runs")
+    describe(project.folder / "image", behave=BUSY)
+    running = start_busy(project, "--description=image")
     running.send_signal(signal.SIGINT)
     running.send_signal(signal.SIGINT)
     wait_until(lambda: running.poll() is not None or _destroying(project), what="clean-up")
@@ -296,9 +310,8 @@ def test_sigkill_leaves_nothing_either(
     project: Project, docker_client: docker.DockerClient, box: str
 ) -> None:
     before = host.take(docker_client)
-    (project.folder / "image/behave").write_text("echo busy; sleep 600\n")
-    running = project.start("build", "--description=image")
-    wait_until(lambda: "busy" in project.log(), what="the stand-in runs")
+    describe(project.folder / "image", behave=BUSY)
+    running = start_busy(project, "--description=image")
     running.kill()
     finish(running)
     host.assert_as_before(before, docker_client, within=60)
@@ -326,9 +339,8 @@ def test_an_aborted_command_is_asked_to_stop_before_it_is_killed(
 def test_one_variant_is_locked_and_two_build_side_by_side(
     project: Project, unchanged: None
 ) -> None:
-    describe(project.folder / "slow", name="slow", behave="echo busy; sleep 600")
-    slow = project.start("build", "--description=slow", "--json")
-    wait_until(lambda: "busy" in project.log(), what="the slow build runs")
+    describe(project.folder / "slow", name="slow", behave=BUSY)
+    slow = start_busy(project, "--description=slow")
     refused = project.run("build", "--description=slow", "--json")
     assert refused.status == 11
     assert refused.json["error"]["code"] == 11
@@ -341,9 +353,8 @@ def test_one_variant_is_locked_and_two_build_side_by_side(
 def test_a_run_id_in_use_is_refused_and_its_guest_left_alone(
     project: Project, unchanged: None
 ) -> None:
-    describe(project.folder / "slow", name="slow", behave="echo busy; sleep 600")
-    slow = project.start("build", "--description=slow", "--json", "--run-id=ci-1")
-    wait_until(lambda: "busy" in project.log(), what="the slow build runs")
+    describe(project.folder / "slow", name="slow", behave=BUSY)
+    slow = start_busy(project, "--description=slow", "--run-id=ci-1")
     status, answer, _ = build(project, "--run-id=ci-1")
     assert status == 1, answer
     assert slow.poll() is None
@@ -352,7 +363,7 @@ def test_a_run_id_in_use_is_refused_and_its_guest_left_alone(
 
 
 def test_a_closed_terminal_does_not_stop_the_clean_up(project: Project, unchanged: None) -> None:
-    (project.folder / "image/behave").write_text("echo busy; sleep 600\n")
+    describe(project.folder / "image", behave=BUSY)
     master, slave = pty.openpty()
     running = subprocess.Popen(
         [*project.python, "-c", MAIN, "build", "--description=image"],
@@ -381,11 +392,7 @@ def _drain(master: int) -> None:
 def test_a_log_that_cannot_be_written_is_no_reason_to_leave_a_guest(
     project: Project, unchanged: None
 ) -> None:
-    small = project.folder / "state"
-    small.mkdir()
-    subprocess.run([*SUDO, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], check=True)
-    try:
-        subprocess.run([*SUDO, "chmod", "777", small], check=True)
+    with small_disk(project.folder / "state", size="1m"):
         project.settings(
             provision=[str(STAND_IN)], mirrors="off", state_dir="state", target_dir="out"
         )
@@ -393,18 +400,13 @@ def test_a_log_that_cannot_be_written_is_no_reason_to_leave_a_guest(
         done = project.run("build", "--description=image")
         assert done.status == 7, done.errors
         assert "the log cannot be written any more" in done.errors
-    finally:
-        subprocess.run([*SUDO, "umount", small], check=True)
 
 
 def test_secrets_of_setenv_are_nowhere(project: Project, unchanged: None) -> None:
     (project.folder / "image/behave").write_text(
         "echo '[ INFO    ]: 12:00:00 | --> Set Env[API_TOKEN]=\"s3cret\"'; echo busy; sleep 8\n"
     )
-    running = project.start(
-        "build", "--description=image", "--json", "--setenv=API_TOKEN=s3cret", "-v"
-    )
-    wait_until(lambda: "busy" in project.log(), what="the stand-in runs")
+    running = start_busy(project, "--description=image", "--setenv=API_TOKEN=s3cret", "-v")
     # In the guest KIWI takes it as an argument and no other way; its processes have no ssh.
     lines = [
         path.read_bytes()
@@ -450,9 +452,7 @@ def test_no_room_for_the_result_is_8_and_keeps_the_last_one(
     project: Project, unchanged: None
 ) -> None:
     small = project.folder / "small"
-    small.mkdir()
-    subprocess.run([*SUDO, "mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], check=True)
-    try:
+    with small_disk(small, size="2m"):
         assert build(project, "--target-dir=small", "--run-id=first")[0] == 0
         (project.folder / "image/behave").write_text("head -c 4M /dev/urandom >$target/big.tar\n")
         status, answer, _ = build(project, "--target-dir=small")
@@ -461,8 +461,6 @@ def test_no_room_for_the_result_is_8_and_keeps_the_last_one(
         assert (results / "current").readlink() == Path("first")
         assert (results / "current/image.tar").read_text() == "image\n"
         assert sorted(path.name for path in results.iterdir()) == ["current", "first"]
-    finally:
-        subprocess.run([*SUDO, "umount", small], check=True)
 
 
 def test_a_full_disk_of_the_guest_is_7_and_named(project: Project, unchanged: None) -> None:

@@ -7,13 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import docker
 import pytest
 
-from tests.integration import host
 from tests.integration.cli import CHECKOUT
 
 #: What runs these tests cannot run within them.
@@ -37,14 +34,6 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns(".venv", ".git", ".vagrant-kiwi", ".*_cache", "__pycache__")
     shutil.copytree(CHECKOUT, folder, ignore=ignored, symlinks=True)
     return folder
-
-
-@pytest.fixture
-def unchanged(docker_client: docker.DockerClient, box: str) -> Iterator[None]:
-    """Compare the whole host before and after the test."""
-    before = host.take(docker_client)
-    yield
-    host.assert_as_before(before, docker_client)
 
 
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:

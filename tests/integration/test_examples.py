@@ -15,26 +15,12 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.integration import host, images
+from tests.integration import images
 from tests.integration.cli import CHECKOUT, Finished, Project, finish, wait_until
 from tests.integration.conftest import need
 from vagrant_kiwi.process import Runner
 
 EXAMPLES = CHECKOUT / "examples"
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """Return an empty project: all settings have their defaults."""
-    return Project(tmp_path)
-
-
-@pytest.fixture
-def unchanged(docker_client: docker.DockerClient, box: str) -> Iterator[None]:
-    """Compare the whole host before and after the test."""
-    before = host.take(docker_client)
-    yield
-    host.assert_as_before(before, docker_client)
 
 
 def built(done: Finished, suffix: str) -> Path:

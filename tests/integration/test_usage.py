@@ -11,12 +11,6 @@ from tests.integration.cli import CHECKOUT, Project
 TARBALL = f"--description={CHECKOUT / 'examples/debian-tarball'}"
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """Return an empty project."""
-    return Project(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

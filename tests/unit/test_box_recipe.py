@@ -8,21 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.box_fakes import NAME, make_folder, soon
+from tests.unit.box_fakes import NAME, soon
 from vagrant_kiwi import box_recipe, box_wheels, boxes
 from vagrant_kiwi.data import data_folder
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import BoxError, PhaseTimeoutError, PreflightError, VagrantKiwiError
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return make_folder(tmp_path)
-
-
-@pytest.fixture
-def recipe(folder: Path) -> box_recipe.Recipe:
-    return box_recipe.load_recipe(folder, arch="amd64")
 
 
 def test_our_own_recipe_is_sound() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.box_fakes import PUBLIC, SECRET, Scripted, make_folder, said, soon
+from tests.unit.box_fakes import PUBLIC, SECRET, Scripted, said, soon
 from vagrant_kiwi import box_build, box_recipe, box_rootfs
 from vagrant_kiwi.box_rootfs import Mirrors
 from vagrant_kiwi.errors import BoxError, PhaseTimeoutError, PreflightError
@@ -22,11 +22,6 @@ from vagrant_kiwi.process import (
     CommandTimeoutError,
     Runner,
 )
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> box_recipe.Recipe:
-    return box_recipe.load_recipe(make_folder(tmp_path), arch="amd64")
 
 
 @pytest.mark.parametrize(
@@ -88,15 +83,6 @@ def test_no_password_survives_redaction(user: str, password: str, around: str) -
         )
         shown = mirrors.redact(f"{around} {written} {mirrors.packages}")
         assert written not in shown.replace(around, "")
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder that mmdebstrap's own temporary folder is made in."""
-    path = tmp_path / "scratch"
-    path.mkdir()
-    monkeypatch.setattr(box_rootfs, "_scratch_parent", lambda environment: path)
-    return path
 
 
 def mmdebstrap(

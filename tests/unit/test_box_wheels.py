@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.box_fakes import LOCK, Scripted, make_folder, option, pip, said, soon
+from tests.unit.box_fakes import LOCK, Scripted, option, pip, said, soon
 from vagrant_kiwi import box_recipe, box_wheels
 from vagrant_kiwi.errors import BoxError, PhaseTimeoutError
 from vagrant_kiwi.process import (
@@ -16,16 +16,6 @@ from vagrant_kiwi.process import (
     CommandTimeoutError,
     Runner,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return make_folder(tmp_path)
-
-
-@pytest.fixture
-def recipe(folder: Path) -> box_recipe.Recipe:
-    return box_recipe.load_recipe(folder, arch="amd64")
 
 
 def test_a_lock_is_split_with_its_hashes() -> None:

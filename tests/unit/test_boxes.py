@@ -28,37 +28,17 @@ from tests.unit.box_fakes import (
     FakeImage,
     FakeResponse,
     Scripted,
-    make_folder,
     pip,
     said,
     soon,
     stream,
 )
-from vagrant_kiwi import box_build, box_recipe, box_rootfs, boxes
+from vagrant_kiwi import box_build, box_recipe, boxes
 from vagrant_kiwi.errors import BoxError, PhaseTimeoutError, PreflightError
 from vagrant_kiwi.process import (
     CommandResult,
     Runner,
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return make_folder(tmp_path)
-
-
-@pytest.fixture
-def recipe(folder: Path) -> box_recipe.Recipe:
-    return box_recipe.load_recipe(folder, arch="amd64")
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder that mmdebstrap's own temporary folder is made in."""
-    path = tmp_path / "scratch"
-    path.mkdir()
-    monkeypatch.setattr(box_rootfs, "_scratch_parent", lambda environment: path)
-    return path
 
 
 def ensure(

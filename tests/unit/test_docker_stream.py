@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
@@ -20,14 +20,16 @@ from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import PhaseTimeoutError
 
 
-def run_build(fake: FakeDocker, log: list[str], seconds: float = 60) -> str:
+def run_build(
+    fake: FakeDocker, log: Callable[[str], None], *, deadline: Deadline | None = None
+) -> str:
     return docker_stream.build(
         fake.as_client(),
         io.BytesIO(b"context"),
         arguments={"BUILD": "b", "RECIPE": "r"},
         network="none",
-        log=log.append,
-        deadline=soon(seconds),
+        log=log,
+        deadline=deadline or soon(),
     )
 
 
@@ -44,7 +46,7 @@ def test_a_build_is_followed_live_and_names_its_image() -> None:
         )
     )
     log: list[str] = []
-    assert run_build(fake, log) == IMAGE
+    assert run_build(fake, log.append) == IMAGE
     assert log == ["Step 1/2 : FROM x", "red", "next", "Successfully built"]
     ((path, params, body),) = fake.posts
     assert (path, body) == ("build", b"context")
@@ -61,7 +63,7 @@ def test_objects_may_come_in_any_pieces(size: int) -> None:
     ).rstrip()
     chunks = [data[start : start + size] for start in range(0, len(data), size)]
     log: list[str] = []
-    assert run_build(FakeDocker(build=FakeResponse(chunks)), log) == IMAGE
+    assert run_build(FakeDocker(build=FakeResponse(chunks)), log.append) == IMAGE
     assert log == ["größer", "b" * 80]
 
 
@@ -83,7 +85,7 @@ def test_objects_may_come_in_any_pieces(size: int) -> None:
 )
 def test_a_stream_that_ends_badly_is_an_error(response: FakeResponse, message: str) -> None:
     with pytest.raises(docker_stream.DockerStreamError, match=message):
-        run_build(FakeDocker(build=response), [])
+        run_build(FakeDocker(build=response), lambda _: None)
     assert response.closed
 
 
@@ -94,14 +96,7 @@ def test_an_exception_in_the_middle_closes_the_connection() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        docker_stream.build(
-            FakeDocker(build=response).as_client(),
-            io.BytesIO(),
-            arguments={"BUILD": "b", "RECIPE": "r"},
-            network="none",
-            log=stop,
-            deadline=soon(),
-        )
+        run_build(FakeDocker(build=response), stop)
     assert response.closed
 
 
@@ -117,11 +112,4 @@ def test_a_stream_past_its_deadline_is_exit_124() -> None:
 
     response.iter_content = wait  # type: ignore[method-assign]
     with pytest.raises(PhaseTimeoutError):
-        docker_stream.build(
-            fake.as_client(),
-            io.BytesIO(),
-            arguments={"BUILD": "b", "RECIPE": "r"},
-            network="none",
-            log=lambda _: None,
-            deadline=late,
-        )
+        run_build(fake, lambda _: None, deadline=late)
