@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from docker.models.containers import Container
 
 from tests.integration.cli import CHECKOUT
+from tests.integration.conftest import need
 
 TASKS = """\
 import os
@@ -43,11 +45,14 @@ class Ran:
         return [line.removeprefix("bootstrap: ") for line in self.errors.splitlines()]
 
 
-def run(copy: Path, *words: str, cwd: Path | None = None) -> Ran:
+def run(
+    copy: Path, *words: str, cwd: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Ran:
     started = time.monotonic()
     done = subprocess.run(
         [copy / "bootstrap", *words],
         cwd=cwd or copy,
+        env={**os.environ, **(variables or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -149,6 +154,38 @@ def test_a_lock_that_cannot_be_installed_fails_with_pips_words(copy: Path) -> No
     assert not (copy / ".venv/.stamp-dev").exists()
 
 
+def test_libvirt_is_in_place_and_stays_as_it_is(copy: Path) -> None:
+    if shutil.which("virsh") is None:
+        need("not installed: virsh")
+
+    def state() -> str:
+        asked = "net-list --all; pool-list --all; net-dumpxml default; pool-dumpxml default"
+        virsh = ["virsh", "-c", "qemu:///system", asked]
+        return subprocess.run(virsh, check=True, capture_output=True, text=True).stdout
+
+    # What libvirt's own lock adds is compiled; that is tried whenever CI begins on a new machine.
+    shutil.copy(copy / "requirements/dev.lock", copy / "requirements/libvirt.lock")
+    asked = {"INVOKE_VAGRANT_KIWI_PROVIDER": "libvirt"}
+    first = run(copy, "where", variables=asked)
+    assert first.status == 0, first.errors
+    assert "installing the Python packages of requirements/libvirt.lock" in first.steps
+    before = state()
+    assert before.split().count("active") == 2
+
+    again = run(copy, "where", variables=asked)
+    plain = run(copy, "where")
+    assert (again.status, again.errors) == (0, "")
+    assert again.seconds - plain.seconds < 1
+    assert state() == before
+
+    # A daemon elsewhere is not replaced by the one here.
+    elsewhere = {**asked, "LIBVIRT_DEFAULT_URI": "qemu+unix:///system?socket=/nowhere"}
+    away = run(copy, "where", variables=elsewhere)
+    assert away.status == 4
+    assert away.steps[0] == "libvirt does not answer at qemu+unix:///system?socket=/nowhere:"
+    assert "Failed to connect socket to '/nowhere'" in away.steps[1]
+
+
 # --- On other machines -------------------------------------------------------------------------
 
 
@@ -210,7 +247,7 @@ def test_without_sudo_the_missing_packages_are_listed(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("words", "more"),
     [
-        ("test", "qemu-system-x86 shellcheck"),
+        ("test", "libvirt-daemon-system libvirt-dev qemu-system-x86 shellcheck vagrant-libvirt"),
         ("test --quick", ""),
         ("build --provider=libvirt", "libvirt-dev vagrant-libvirt"),
         ("build --provider libvirt", "libvirt-dev vagrant-libvirt"),
@@ -225,6 +262,29 @@ def test_only_what_is_asked_for_is_installed(machine: Machine, words: str, more:
     assert always <= missing
     assert set(more.split()) <= missing
     assert more or missing == always
+
+
+OURS = "other:\n  provider: docker\nvagrant_kiwi:\n  # where\n  provider: 'libvirt'  # it\n"
+NOT_OURS = "vagrant_kiwi:\n  provider: docker\nother:\n  provider: libvirt\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "command", "wanted"),
+    [
+        (OURS, "./bootstrap build", True),
+        (OURS, "./bootstrap build --provider docker", False),
+        (OURS, "INVOKE_VAGRANT_KIWI_PROVIDER=docker ./bootstrap build", False),
+        (NOT_OURS, "./bootstrap build", False),
+        (NOT_OURS, "INVOKE_VAGRANT_KIWI_PROVIDER=libvirt ./bootstrap build", True),
+        (NOT_OURS, "INVOKE_VAGRANT_KIWI_PROVIDER=libvirt ./bootstrap test --quick", False),
+    ],
+)
+def test_the_settings_ask_for_libvirt_too(
+    machine: Machine, file: str, command: str, wanted: bool
+) -> None:
+    machine.prepare(f"rm /etc/sudoers.d/vagrant; cat >invoke.yaml <<'END'\n{file}END")
+    _, output = machine.sh(f"{command} </dev/null", user="vagrant")
+    assert ("libvirt-daemon-system" in output.splitlines()[1].split()) == wanted
 
 
 def test_another_distribution_gets_the_list(machine: Machine) -> None:
@@ -359,6 +419,222 @@ def test_who_is_not_in_the_group_docker_is_told_how_to_join(stubbed: Machine) ->
         "bootstrap: you are in the group docker, but not in this login session yet."
     )
     assert stubbed.sh("./bootstrap build") == (0, "invoke build\n")
+
+
+# --- libvirt there -----------------------------------------------------------------------------
+
+# The daemons are scripts that do what real ones were seen to do; what virsh changes is noted.
+LIBVIRT_STUBS = {
+    "dbus-send": """#!/bin/sh
+[ -e /run/lv/bus ]
+""",
+    "dbus-daemon": """#!/bin/sh
+echo "dbus-daemon $*"
+if [ -e /run/dbus/pid ]; then echo "The pid file exists"; exit 1; fi
+echo $$ >/run/dbus/pid
+touch /run/lv/bus
+""",
+    "virtlogd": """#!/bin/sh
+echo $$ >/run/virtlogd.pid
+sleep 60
+""",
+    "libvirtd": """#!/bin/sh
+sleep 0.2
+echo "libvirtd of $(id -u) in $PWD, umask $(umask)"
+if [ -e /run/lv/broken ]; then echo "error : Can't load config file"; exit 1; fi
+echo $$ >/run/libvirtd.pid
+sleep 0.5
+touch /run/lv/up
+sleep 60
+""",
+    "virsh": """#!/bin/bash
+fail() { printf 'error: %s\\n' "$@" >&2; exit 1; }
+cd /run/lv
+[[ "$1 $2" == "-c qemu:///system" ]] || fail "unexpected: $*"
+shift 2
+if [[ ! -e up ]]; then
+    fail "failed to connect to the hypervisor" "Failed to connect socket to '/run/it': No such file"
+fi
+if [[ $EUID != 0 && -s refused ]]; then fail "failed to connect to the hypervisor" "$(<refused)"; fi
+case $1 in
+    uri) exit ;;
+    net-list*)
+        [[ ! -e net.active ]] || printf 'default\\nother\\n'
+        printf '\\n+\\n'
+        [[ ! -e pool.active ]] || printf ' default             \\n'
+        exit
+        ;;
+    net-info | pool-info) [[ -e ${1%-*}.defined ]]; exit ;;
+esac
+echo "$*" >>changes
+case $1 in
+    net-start)
+        [[ ! -s clash ]] || fail "Failed to start network default" "$(<clash)"
+        touch net.active
+        ;;
+    pool-start) touch pool.active ;;
+    net-define | net-autostart | pool-define-as | pool-build | pool-autostart) ;;
+    *) fail "unexpected: $*" ;;
+esac
+""",
+}
+LIBVIRT_LOG = "/var/log/vagrant-kiwi-libvirtd.log"
+
+
+@pytest.fixture
+def libvirt(stubbed: Machine) -> Machine:
+    """Return the machine with a Docker that runs, and a libvirt of scripts that does not."""
+    for name, text in LIBVIRT_STUBS.items():
+        stubbed.prepare(
+            f"cat >/usr/local/bin/{name} <<'END'\n{text}END\nchmod 0755 /usr/local/bin/{name}"
+        )
+    stubbed.prepare("touch /run/up; mkdir /run/lv; chmod 0777 /run/lv")
+    return stubbed
+
+
+BUILD = "./bootstrap build --provider=libvirt"
+
+
+@pytest.mark.parametrize("user", ["root", "vagrant"])
+def test_without_systemd_libvirt_is_started_by_hand(libvirt: Machine, user: str) -> None:
+    # What a machine that was switched off leaves; one number belongs to another process by now.
+    libvirt.prepare(
+        "mkdir /run/dbus; echo 1 >/run/dbus/pid; echo 1 >/run/libvirtd.pid;"
+        "echo 99999 >/run/virtlogd.pid"
+    )
+    status, output = libvirt.sh(f"umask 077; {BUILD}", user=user)
+    assert status == 0, output
+    assert output.splitlines() == [
+        f"bootstrap: starting libvirt by hand (log: {LIBVIRT_LOG})",
+        "bootstrap: starting libvirt's network default",
+        "bootstrap: starting libvirt's storage pool default",
+        "invoke build --provider=libvirt",
+    ]
+    assert libvirt.sh(f"cat {LIBVIRT_LOG}")[1].splitlines() == [
+        "dbus-daemon --system",
+        "libvirtd of 0 in /, umask 0022",
+    ]
+    assert libvirt.sh("cat /run/lv/changes")[1].splitlines() == [
+        "net-define /usr/share/libvirt/networks/default.xml",
+        "net-start default",
+        "net-autostart default",
+        "pool-define-as default dir --target /var/lib/libvirt/images",
+        "pool-build default",
+        "pool-autostart default",
+        "pool-start default",
+    ]
+    # They outlive us, and hold neither our locks nor our terminal.
+    for name in ("virtlogd", "libvirtd"):
+        _, files = libvirt.sh(f'ls -l /proc/"$(cat /run/{name}.pid)"/fd | grep -o "[^ ]*$"')
+        assert {"/dev/null", LIBVIRT_LOG} <= set(files.split())
+        assert not {"/src", "/var/lib/dpkg"} & set(files.split())
+    assert libvirt.sh(BUILD, user=user) == (0, "invoke build --provider=libvirt\n")
+
+
+def test_where_libvirt_is_not_wanted_it_is_left_alone(libvirt: Machine) -> None:
+    libvirt.prepare("echo 'touch /run/asked; exit 1' >/usr/local/bin/virsh")
+    for words in ("build", "test --quick"):
+        assert libvirt.sh(f"./bootstrap {words}") == (0, f"invoke {words}\n")
+    assert libvirt.sh("ls /run/asked /run/libvirtd.pid 2>/dev/null")[1] == ""
+
+
+def test_what_libvirt_has_is_only_started(libvirt: Machine) -> None:
+    libvirt.prepare("touch /run/lv/up /run/lv/net.defined /run/lv/pool.defined")
+    status, output = libvirt.sh(BUILD)
+    assert status == 0, output
+    changes = "net-start default\nnet-autostart default\npool-start default\n"
+    assert libvirt.sh("cat /run/lv/changes") == (0, changes)
+
+
+def test_a_libvirt_that_does_not_start_is_explained_by_its_last_lines(libvirt: Machine) -> None:
+    libvirt.prepare("touch /run/lv/broken /run/lv/bus")
+    status, output = libvirt.sh(BUILD)
+    assert status == 4
+    assert output.splitlines()[1:] == [
+        "libvirtd of 0 in /, umask 0022",
+        "error : Can't load config file",
+        f"bootstrap: libvirt does not come up (see above, and {LIBVIRT_LOG}):",
+        "bootstrap:   error: Failed to connect socket to '/run/it': No such file",
+        "bootstrap: Mend what the last lines name, then run this again.",
+    ]
+
+
+def test_without_sudo_libvirt_is_not_started(libvirt: Machine) -> None:
+    libvirt.prepare("rm /etc/sudoers.d/vagrant")
+    status, output = libvirt.sh(f"{BUILD} </dev/null", user="vagrant")
+    assert status == 4
+    assert output.splitlines() == [
+        "bootstrap: libvirt does not run, and you may not start it (no sudo).",
+        "bootstrap: Have it started by the administrator: systemctl start libvirtd",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("modular", "asked"),
+    [
+        (1, "start libvirtd"),
+        (0, "start virtlogd.socket virtqemud.socket virtnetworkd.socket virtstoraged.socket"),
+    ],
+)
+def test_systemd_starts_libvirt_where_it_runs(libvirt: Machine, modular: int, asked: str) -> None:
+    libvirt.prepare(
+        "mkdir -p /run/systemd/system; cat >/usr/local/bin/systemctl <<'END'\n#!/bin/sh\n"
+        f"if [ $1 = is-enabled ]; then exit {modular}; fi\n"
+        'echo "$*" >/run/asked; touch /run/lv/up\nEND\nchmod 0755 /usr/local/bin/systemctl'
+    )
+    status, output = libvirt.sh(BUILD, user="vagrant")
+    assert (status, output.splitlines()[-1]) == (0, "invoke build --provider=libvirt")
+    assert libvirt.sh("cat /run/asked") == (0, f"{asked}\n")
+
+
+def test_a_network_whose_addresses_are_taken_is_explained(libvirt: Machine) -> None:
+    taken = "internal error: Network is already in use by interface eth0"
+    libvirt.prepare(f"touch /run/lv/up; echo '{taken}' >/run/lv/clash")
+    status, output = libvirt.sh(BUILD)
+    assert status == 4
+    assert output.splitlines()[1:] == [
+        "bootstrap: libvirt is not set up; virsh net-start default says:",
+        f"bootstrap:   error: {taken}",
+        "bootstrap: Give it addresses that nothing else here has, then run this again:",
+        "bootstrap:   virsh -c qemu:///system net-edit default",
+    ]
+
+
+def test_who_is_not_in_the_group_libvirt_is_told_how_to_join(libvirt: Machine) -> None:
+    polkit = "authentication unavailable: no polkit agent available to authenticate action"
+    libvirt.prepare(f"touch /run/lv/up; echo '{polkit}' >/run/lv/refused; groupadd libvirt")
+    status, output = libvirt.sh(BUILD, user="vagrant")
+    assert status == 4
+    assert output.splitlines() == [
+        "bootstrap: you may not use libvirt: you are not in the group libvirt. Join it:",
+        "bootstrap:   sudo usermod -aG libvirt vagrant",
+        "bootstrap: Then log in again and run this again. (Members of that group can become root.)",
+    ]
+    libvirt.prepare("usermod -aG libvirt vagrant")
+    status, output = libvirt.sh(BUILD, user="vagrant")
+    assert status == 4
+    assert output.splitlines()[:2] == [
+        "bootstrap: libvirt refuses you, although you are in the group libvirt:",
+        f"bootstrap:   error: {polkit}",
+    ]
+    # Where the administrator has chosen the socket's group in polkit's place.
+    socket = "Failed to connect socket to '/var/run/libvirt/libvirt-sock': Permission denied"
+    libvirt.prepare(f'echo "{socket}" >/run/lv/refused')
+    status, output = libvirt.sh(BUILD, user="vagrant")
+    assert status == 4
+    assert output.splitlines()[0] == (
+        "bootstrap: you are in the group libvirt, but not in this login session yet."
+    )
+
+
+def test_who_lacks_both_groups_joins_both_at_once(libvirt: Machine) -> None:
+    libvirt.prepare(
+        f"cat >/usr/local/bin/docker <<'END'\n{FORBIDDEN}END\n"
+        "groupadd docker; groupadd libvirt; touch /run/lv/up"
+    )
+    status, output = libvirt.sh(BUILD, user="vagrant")
+    assert status == 4
+    assert output.splitlines()[1] == "bootstrap:   sudo usermod -aG docker,libvirt vagrant"
 
 
 def test_the_list_of_packages_is_whole_and_readable() -> None:
