@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import tomllib
 from dataclasses import dataclass
@@ -64,8 +65,36 @@ class Recipe:
 
     @property
     def repository(self) -> str:
-        """The name of its images in Docker, without the tag."""
+        """The name of its images in Docker, without the tag; and of its boxes in Vagrant."""
         return f"vagrant-kiwi/{self.name}"
+
+    @property
+    def machine(self) -> Path:
+        """The folder of the KIWI description that makes it a virtual machine's box."""
+        return self.folder / "libvirt"
+
+    def machine_digest(self) -> str:
+        """Return what changes with every file that a virtual machine's box is made from.
+
+        Raises:
+            BoxError: it is not made for virtual machines.
+        """
+        if not self.machine.is_dir():
+            raise BoxError(
+                f"The build box {self.name} is not made for libvirt",
+                details=f"there is no {self.machine}",
+                resolution="Choose another box, or --provider=docker.",
+            )
+        digest = hashlib.sha256(f"{self.digest}\n".encode())
+        for path in sorted(self.machine.rglob("*")):
+            if path.is_dir() or path.name.endswith("~"):
+                continue
+            content = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
+            executable = path.stat().st_mode & 0o100 if path.is_file() else 0
+            name = path.relative_to(self.machine)
+            digest.update(f"{name}\n{executable}\n{len(content)}\n".encode())
+            digest.update(content)
+        return digest.hexdigest()
 
     @property
     def tag(self) -> str:

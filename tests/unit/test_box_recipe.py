@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -136,3 +137,38 @@ def test_a_deadline_counts_down_and_says_what_was_late() -> None:
         late.left()
     assert caught.value.code == 124
     assert caught.value.brief == "Making the box took longer than 30 s"
+
+
+def test_the_box_for_machines_has_all_that_the_docker_box_has() -> None:
+    recipe = box_recipe.find_recipe("debian-bookworm", arch="amd64")
+    text = (recipe.machine / "config.xml").read_text()
+    named = set(re.findall(r'<package name="([^"]+)"', text))
+    # KIWI itself adds apt, and all packages that Debian marks essential.
+    essential = {"apt", "util-linux"}
+    assert set(recipe.packages) - essential <= named
+
+
+def test_whatever_a_machines_box_is_made_from_changes_its_digest(
+    recipe: box_recipe.Recipe, folder: Path
+) -> None:
+    with pytest.raises(BoxError) as caught:
+        recipe.machine_digest()
+    assert "--provider=docker" in caught.value.resolution
+    inner = folder / "libvirt" / "root" / "etc"
+    inner.mkdir(parents=True)
+    script = folder / "libvirt" / "config.sh"
+    script.write_text("true")
+    seen = {recipe.machine_digest()}
+    for change in (
+        lambda: script.chmod(0o755),
+        lambda: script.write_text("false"),
+        lambda: (inner / "file").write_text(""),
+        lambda: (inner / "link").symlink_to("nowhere"),
+        lambda: (folder / "packages.txt").write_text("other\n"),
+    ):
+        change()
+        changed = box_recipe.load_recipe(folder, arch="amd64").machine_digest()
+        assert changed not in seen
+        seen.add(changed)
+    (inner / "file~").write_text("a back-up")
+    assert box_recipe.load_recipe(folder, arch="amd64").machine_digest() in seen
