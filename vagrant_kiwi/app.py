@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vagrant_kiwi import (
-    box_recipe,
-    boxes,
+    box_supply,
     build,
     description,
-    docker_api,
     isolation,
     keys,
     kiwi,
@@ -23,9 +22,9 @@ from vagrant_kiwi import (
     state,
     templates,
 )
-from vagrant_kiwi.boxes import DockerBox
 from vagrant_kiwi.console import Console
 from vagrant_kiwi.errors import SettingsError, UsageError, VagrantKiwiError
+from vagrant_kiwi.guests.vagrantfile import Box, Machine
 from vagrant_kiwi.process import Runner
 from vagrant_kiwi.settings import Settings
 
@@ -81,6 +80,7 @@ def plan_summary(decided: plan.BuildPlan) -> dict[str, object]:
             "reason": decided.isolation.reason,
             "create_args": list(decided.isolation.create_args),
         },
+        "libvirt": decided.libvirt.model_dump() if decided.provider == "libvirt" else None,
         "sync": [
             {
                 "source": str(item.source),
@@ -140,8 +140,34 @@ def _build(
     request: Request, console: Console, gate: signals.SignalGate, answer: dict[str, object]
 ) -> None:
     decided, selection = _plan(request)
-    answer["run_id"] = decided.run_id
     answer["description"] = str(decided.description)
+    with _recorded(decided, console, gate, answer) as record:
+        inputs, tools = _prepare(request, decided, selection, console, gate)
+        reused = build.usable_guest(decided, inputs, tools)
+        record["reused"] = reused.run_id if reused is not None else None
+
+        def published(built: build.Built) -> None:
+            answer["status"] = "built"
+            answer["result_dir"] = str(built.folder)
+            answer["artifacts"] = [asdict(artifact) for artifact in built.artifacts]
+
+        build.run(decided, inputs, tools, reused=reused, published=published)
+        record["status"] = "built"
+
+
+@contextlib.contextmanager
+def _recorded(
+    decided: plan.BuildPlan,
+    console: Console,
+    gate: signals.SignalGate,
+    answer: dict[str, object],
+) -> Iterator[dict[str, object]]:
+    """Hold the variant's lock for the body, and write down what became of it in run.json.
+
+    Yields:
+        The record; the body gives it its final status.
+    """
+    answer["run_id"] = decided.run_id
     if decided.isolation.kind == "privileged":
         console.warn(decided.isolation.reason)
     with state.lock(decided.paths.lock, what=f"{decided.slug} with {decided.provider}"):
@@ -155,13 +181,7 @@ def _build(
         }
         state.write_json(decided.paths.record, record)
         try:
-
-            def published(built: build.Built) -> None:
-                answer["status"] = "built"
-                answer["result_dir"] = str(built.folder)
-                answer["artifacts"] = [asdict(artifact) for artifact in built.artifacts]
-
-            _prepare_and_run(request, decided, selection, console, gate, published)
+            yield record
         except VagrantKiwiError as error:
             record |= {"status": "failed", "exit": error.code, "error": error.as_json()}
             raise
@@ -170,30 +190,31 @@ def _build(
             record |= {"status": "failed", "exit": 1}
             raise
         else:
-            record |= {"status": "built", "exit": 0}
+            record["exit"] = 0
         finally:
             record |= {
                 "ended": _now(),
                 "phases": [asdict(phase) for phase in console.phases],
-                "artifacts": answer["artifacts"],
+                "artifacts": answer.get("artifacts", []),
             }
             with gate.shield():
                 state.write_json(decided.paths.record, record)
 
 
-def _prepare_and_run(
+def _prepare(
     request: Request,
     decided: plan.BuildPlan,
     selection: description.Selection,
     console: Console,
     gate: signals.SignalGate,
-    published: Callable[[build.Built], None],
-) -> None:
-    preflight.programs(request.environment)
+) -> tuple[build.Inputs, build.Tools]:
+    """Make everything ready that a guest needs, after checking that the host has all of it."""
+    machine = _check_host(request.settings, request.environment, console)
     environment = dict(request.environment)
     runner = Runner(build.marked(environment, decided.run_id))
     insecure = keys.ensure_insecure_keys(runner)
-    box = _box(request, runner, decided.box, insecure, console)
+    supply = box_supply.Supply(request.settings, environment, runner, insecure, console, gate)
+    box = _box(supply, decided.box)
     choices = mirrors.choose(
         selection.repositories,
         request.settings.mirrors,
@@ -202,26 +223,102 @@ def _prepare_and_run(
     )
     for choice in choices:
         console.note(choice.describe())
-    build.run(
-        decided,
-        build.Inputs(box, insecure, choices),
+    return (
+        build.Inputs(box, insecure, choices, machine),
         build.Tools(runner, Runner(environment), console, gate),
-        published=published,
     )
 
 
-def box_add(request: Request, console: Console) -> dict[str, object]:
+def _check_host(
+    settings: Settings, environment: Mapping[str, str], console: Console
+) -> Machine | None:
+    """Check what the provider needs; for virtual machines, find out what they can be like."""
+    preflight.installed(settings.provider, environment)
+    if settings.provider != "libvirt":
+        return None
+    # Imported here: the bindings are there only where that provider is used.
+    from vagrant_kiwi import libvirt_host
+
+    return libvirt_host.inspect(settings.libvirt, warn=console.warn)
+
+
+def _box(supply: box_supply.Supply, name: str, *, anew: bool = False) -> Box:
+    """Return the box for the provider of the settings."""
+    if supply.settings.provider != "libvirt":
+        return box_supply.docker_box(supply, name, anew=anew)
+    from vagrant_kiwi import machine_supply
+
+    return machine_supply.machine_box(supply, name, anew=anew)
+
+
+def up(request: Request, console: Console) -> dict[str, object]:
+    """Start a guest for later builds of a description, or wake the one that is there.
+
+    Returns:
+        What it is, and how to remove it.
+
+    Raises:
+        VagrantKiwiError: it does not come up.
+    """
+    answer: dict[str, object] = {}
+    with signals.gate(on_ignored=console.warn) as gate:
+        decided, selection = _plan(request)
+        with _recorded(decided, console, gate, answer) as record:
+            inputs, tools = _prepare(request, decided, selection, console, gate)
+            guest = build.up(decided, inputs, tools)
+            record |= {"status": "up", "guest": guest.run_id}
+    return {"status": "up", "guest": guest.run_id, "folder": str(guest.folder)}
+
+
+def down(request: Request, console: Console, *, suspend: bool) -> dict[str, object]:
+    """Remove the guests of a description that were left, or save the memory of the one that is up.
+
+    Raises:
+        SettingsError: the provider cannot suspend.
+        VagrantKiwiError: something stays.
+    """
+    settings = request.settings
+    if suspend and settings.provider == "docker":
+        raise SettingsError(
+            "A docker guest cannot be suspended",
+            resolution="Leave it up: it takes little memory when nothing runs in it.",
+        )
+    with signals.gate(on_ignored=console.warn) as gate:
+        decided, _ = _plan(request)
+        preflight.installed(settings.provider, request.environment)
+        environment = dict(request.environment)
+        runner = Runner(build.marked(environment, decided.run_id))
+        tools = build.Tools(runner, Runner(environment), console, gate)
+        with state.lock(decided.paths.lock, what=f"{decided.slug} with {decided.provider}"):
+            done = build.down(decided, tools, suspend=suspend)
+    return {"status": "suspended" if suspend else "down", "guests": list(done)}
+
+
+def box_add(request: Request, console: Console, *, anew: bool = False) -> dict[str, object]:
     """Make or find the build box; nothing happens when it is current.
+
+    Args:
+        request: the task's input.
+        console: shows progress.
+        anew: make it even if it is current.
 
     Raises:
         BoxError: it cannot be made.
         PreflightError: the host lacks something for it.
     """
-    name = request.settings.box or DEFAULT_BOX
-    with signals.gate(on_ignored=console.warn):
+    settings = request.settings
+    with signals.gate(on_ignored=console.warn) as gate:
+        _check_host(settings, request.environment, console)
         runner = Runner(request.environment)
-        box = _box(request, runner, name, keys.ensure_insecure_keys(runner), console)
-    return asdict(box)
+        supply = box_supply.Supply(
+            settings,
+            request.environment,
+            runner,
+            keys.ensure_insecure_keys(runner),
+            console,
+            gate,
+        )
+        return asdict(_box(supply, settings.box or DEFAULT_BOX, anew=anew))  # type: ignore[call-overload, no-any-return]
 
 
 def key_setup(request: Request) -> dict[str, object]:
@@ -285,41 +382,6 @@ def _plan(request: Request) -> tuple[plan.BuildPlan, description.Selection]:
             resolution="Every run has an id of its own; leave --run-id out to have one made.",
         )
     return decided, selection
-
-
-def _box(
-    request: Request, runner: Runner, name: str, insecure: keys.InsecureKeys, console: Console
-) -> DockerBox:
-    """Make the box, or find that it is current; only what must be asked for is asked for."""
-    recipe = box_recipe.find_recipe(name)
-    with console.phase("box") as view, docker_api.client(request.environment) as client:
-        box = boxes.find_docker_box(client, recipe)
-        if box is not None:
-            return box
-        facts = recipe.facts
-        mirror, security_mirror = (
-            mirrors.pick_mirror(
-                official,
-                suite,
-                setting=request.settings.mirrors,
-                probe=mirrors.answers,
-                host_mirrors=lambda: mirrors.host_mirrors(runner),
-            )
-            for official, suite in (
-                (facts.mirror, facts.suite),
-                (facts.security_mirror, f"{facts.suite}-security"),
-            )
-        )
-        return boxes.ensure_docker_box(
-            recipe,
-            client,
-            runner,
-            mirror=mirror,
-            security_mirror=security_mirror,
-            public_key=insecure.rsa_line,
-            timeout=request.settings.timeouts.box,
-            log=view.update,
-        )
 
 
 def _now() -> str:

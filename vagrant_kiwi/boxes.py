@@ -86,6 +86,7 @@ def ensure_docker_box(
     public_key: str,
     log: Callable[[str], None],
     timeout: float,
+    anew: bool = False,
     cache: Path | None = None,
 ) -> DockerBox:
     """Return the current image of a recipe; make it if there is none.
@@ -103,6 +104,7 @@ def ensure_docker_box(
         public_key: the line that lets Vagrant in (``InsecureKeys.rsa_line``).
         log: takes the lines of what happens.
         timeout: seconds in all, waiting for others included.
+        anew: make it even if it is current, with the packages of today.
         cache: folder for wheels and locks; the user's own cache folder if not given.
 
     Raises:
@@ -110,12 +112,12 @@ def ensure_docker_box(
         BoxError: the image cannot be made.
         PhaseTimeoutError: it takes too long.
     """
-    if (box := find_docker_box(client, recipe)) is not None:
+    if not anew and (box := find_docker_box(client, recipe)) is not None:
         return box
     deadline = Deadline.after(timeout, what=f"Making the build box {recipe.name}")
     folder = cache if cache is not None else user_cache_path("vagrant-kiwi")
-    with _only_one(folder, recipe.name, log, deadline), _docker_errors():
-        box = find_docker_box(client, recipe)
+    with only_one(folder, recipe.name, log, deadline), _docker_errors():
+        box = None if anew else find_docker_box(client, recipe)
         if box is None:
             _remove_half_made(folder, recipe, log)
             inputs = BoxInputs(Mirrors(mirror, security_mirror), public_key, folder)
@@ -169,10 +171,15 @@ def _remove_half_made(folder: Path, recipe: Recipe, log: Callable[[str], None]) 
 
 
 @contextlib.contextmanager
-def _only_one(
+def only_one(
     folder: Path, name: str, log: Callable[[str], None], deadline: Deadline
 ) -> Iterator[None]:
-    """Hold the lock on making this box; the kernel gives it back if we die."""
+    """Hold the lock on making a box; the kernel gives it back if we die.
+
+    Raises:
+        PhaseTimeoutError: another process holds it for too long.
+        BoxError: the folder cannot be used.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{name}.lock")

@@ -1,35 +1,33 @@
-"""The pipeline: one function of named steps, from a frozen plan to a published result."""
+"""The pipeline: one function of named steps, from a frozen plan to a published result.
+
+``up`` and ``down`` are the parts of it that start a guest and leave it, and remove it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vagrant_kiwi import docker_api, mirrors, remote, results, state, watchdog
-from vagrant_kiwi.boxes import DockerBox
-from vagrant_kiwi.console import Console, PhaseView
+from vagrant_kiwi import mirrors, provide, results, standing, state, watchdog
+from vagrant_kiwi.console import Console
 from vagrant_kiwi.deadline import Deadline
-from vagrant_kiwi.errors import (
-    GuestError,
-    LeftoverError,
-    UsageError,
-)
-from vagrant_kiwi.guests import ConnectionLostError, Guest, TransferError, processes, vagrant
-from vagrant_kiwi.guests import docker as docker_guests
-from vagrant_kiwi.guests import record as records
+from vagrant_kiwi.errors import GuestError, LeftoverError, UsageError
+from vagrant_kiwi.guests import ConnectionLostError, Guest, backend, processes, vagrant, vagrantfile
+from vagrant_kiwi.guests.record import GuestRecord, Status
+from vagrant_kiwi.guests.vagrantfile import Box, Machine
 from vagrant_kiwi.keys import InsecureKeys
 from vagrant_kiwi.kiwi_log import KiwiLog, explain
-from vagrant_kiwi.output import BuildLog, KiwiTee, RsyncPercent, Tee
-from vagrant_kiwi.plan import BuildPlan, SyncItem
-from vagrant_kiwi.process import CommandTimeoutError, Runner, last_lines
+from vagrant_kiwi.output import BuildLog, KiwiTee, RsyncPercent, Tee, VagrantTee
+from vagrant_kiwi.plan import BuildPlan
+from vagrant_kiwi.process import CommandTimeoutError, OnOutput, Runner
 from vagrant_kiwi.signals import SignalGate
 
 _SHORT = 60.0
+#: Seconds that a guest's clock may be off before it is set.
+_CLOCK_SLACK = 2.0
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,15 @@ class Tools:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was made ready before the guest: the box, the keys, the mirrors in use."""
+    """What was made ready before the guest: the box, the keys, the mirrors in use.
 
-    box: DockerBox
+    ``machine`` is there for virtual machines only: what their host decides.
+    """
+
+    box: Box
     insecure: InsecureKeys
     mirrors: tuple[mirrors.MirrorChoice, ...]
+    machine: Machine | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ class Built:
 
 
 def run(
-    plan: BuildPlan, inputs: Inputs, tools: Tools, *, published: Callable[[Built], None]
+    plan: BuildPlan,
+    inputs: Inputs,
+    tools: Tools,
+    *,
+    reused: GuestRecord | None,
+    published: Callable[[Built], None],
 ) -> None:
     """Build an image: guest, data, KIWI, results; and remove the guest on every path.
 
@@ -73,43 +80,271 @@ def run(
         plan: the frozen plan.
         inputs: box, keys and mirrors.
         tools: what acts.
+        reused: the guest that ``up`` left, from ``usable_guest``; it stays. None: a fresh one.
         published: told of the result as soon as it is there; tear-down may still fail after it.
 
     Raises:
         VagrantKiwiError: the first failure; its class says which stage.
     """
+    with _guest(
+        plan,
+        inputs,
+        tools,
+        reused=reused,
+        wake=False,
+        on_success="kept" if plan.keep == "always" else None,
+        on_failure=None if plan.keep == "never" else "kept",
+    ) as (guest, record, log):
+        _fill(plan, inputs, tools, guest, record, log)
+        _run_kiwi(plan, tools, guest, log)
+        _results(plan, inputs, tools, guest, published)
+
+
+def usable_guest(plan: BuildPlan, inputs: Inputs, tools: Tools) -> GuestRecord | None:
+    """Return the guest of the variant that is up and is what a fresh one would be, or None.
+
+    Raises:
+        SettingsError: it was made from something else.
+    """
+    found = standing.find(plan)
+    if found is None:
+        return None
+    record = found[1]
+    if record.status == "suspended":
+        tools.console.note("a suspended guest is left alone: invoke up wakes it")
+        return None
+    standing.check(record, standing.made_of(plan, inputs.box, inputs.machine))
+    tools.console.note(f"using the guest of the run {record.run_id}, which is up")
+    return record
+
+
+def up(plan: BuildPlan, inputs: Inputs, tools: Tools) -> GuestRecord:
+    """Start a guest for later builds, or wake the one that is there; synced and provisioned.
+
+    The variant's lock is held by the caller.
+
+    Raises:
+        SettingsError: the one that is there was made from something else.
+        VagrantKiwiError: it does not come up; a fresh one is removed then, another stays.
+    """
+    found = standing.find(plan)
+    if found is None:
+        with _guest(
+            plan, inputs, tools, reused=None, wake=True, on_success="up", on_failure=None
+        ) as (guest, record, log):
+            _fill(plan, inputs, tools, guest, record, log)
+        return record
+    folder, left = found
+    standing.check(left, standing.made_of(plan, inputs.box, inputs.machine))
+    tools.console.note(f"the guest of the run {left.run_id} is there")
+    with _guest(plan, inputs, tools, reused=left, wake=True, on_success=None, on_failure=None) as (
+        guest,
+        woken,
+        _,
+    ):
+        _set_clock(guest)
+        left = left.model_copy(
+            update={"status": "up", "login": woken.login, "known_hosts": woken.known_hosts}
+        )
+        left.save(folder)
+    return left
+
+
+def down(plan: BuildPlan, tools: Tools, *, suspend: bool) -> tuple[str, ...]:
+    """Remove, or put to sleep, all guests of the variant that were left.
+
+    The variant's lock is held by the caller.
+
+    Args:
+        plan: tells the variant.
+        tools: what acts.
+        suspend: save the memory of the guest that is up, instead of removing anything.
+
+    Returns:
+        The run ids of the guests.
+
+    Raises:
+        GuestError: it cannot be suspended.
+        LeftoverError: something cannot be removed.
+    """
+    done: list[str] = []
+    # Those that only use a guest come after it: with the guest all of theirs is gone.
+    for folder, record in sorted(
+        standing.runs(plan), key=lambda entry: entry[1].reuses is not None
+    ):
+        if record.status == "removed" or (suspend and record.status != "up"):
+            continue
+        with tools.gate.shield():
+            if suspend:
+                with tools.console.phase("suspend"):
+                    vagrant.suspend(
+                        record,
+                        tools.runner,
+                        timeout=plan.timeouts.destroy,
+                        on_output=tools.console.raw,
+                    )
+                vagrant.keep(record, folder, status="suspended")
+            else:
+                with tools.console.phase("destroy"):
+                    _remove(plan, record, folder, tools)
+        if record.reuses is None:
+            done.append(record.run_id)
+    return tuple(done)
+
+
+@contextlib.contextmanager
+def _guest(
+    plan: BuildPlan,
+    inputs: Inputs,
+    tools: Tools,
+    *,
+    reused: GuestRecord | None,
+    wake: bool,
+    on_success: Status | None,
+    on_failure: Status | None,
+) -> Iterator[tuple[Guest, GuestRecord, BuildLog]]:
+    """Hold a live guest for the body.
+
+    What will have to be removed is on record before the guest's start begins.
+
+    Args:
+        plan: the build.
+        inputs: box and keys.
+        tools: what acts.
+        reused: a guest that was left; None: a fresh one is made.
+        wake: start the one that was left, if it sleeps or is halted.
+        on_success: what the guest stays for when the body ends well; None: it is removed.
+        on_failure: likewise when it does not.
+
+    Yields:
+        The guest, its record, whose ``runtime`` is a private folder on the host, and the log.
+    """
     # A template that cannot be rendered must fail before anything exists.
-    vagrantfile = vagrant.render(
-        plan, vagrant.BoxView(inputs.box.name, inputs.box.image, inputs.box.version)
-    )
+    rendered = vagrantfile.render(plan, inputs.box, inputs.machine)
+    planned = vagrant.record_of(plan, inputs.box.image, reused, asleep=wake)
+    if on_success == "up":
+        made_of = standing.made_of(plan, inputs.box, inputs.machine)
+        planned = planned.model_copy(update={"made_of": made_of})
     state.make_folder(plan.paths.run)
     state.check_writable(plan.paths.results)
     _reap_dead_runs(plan, tools)
-    _refuse_used_run_id(plan, tools)
-    with plan.paths.log.open("wb", buffering=0) as stream:
+    if reused is None:
+        _refuse_used_run_id(planned, tools)
+    with (
+        plan.paths.log.open("wb", buffering=0) as stream,
+        watchdog.watching(
+            plan.paths.run,
+            tools.watchdog_runner,
+            destroy_timeout=plan.timeouts.destroy,
+            warn=tools.console.warn,
+        ),
+    ):
         log = BuildLog(stream, tools.console)
-        with _guest(plan, inputs, tools, vagrantfile, log) as (guest, scratch):
-            deadline = _deadline("provision", plan.timeouts.provision)
-            _provide_data(plan, inputs, tools, guest, scratch, deadline)
-            _provision(plan, tools, guest, log, deadline)
-            _run_kiwi(plan, tools, guest, log)
-            _results(plan, inputs, tools, guest, published)
+        record: GuestRecord | None = None
+        failure: BaseException | None = None
+        try:
+            with tools.gate.shield():
+                record = vagrant.prepare(planned, plan.paths.run, rendered)
+            if reused is None or wake:
+                with tools.console.phase("up") as view:
+                    view.update(f"vagrant up --provider={plan.provider}")
+                    record = vagrant.start(
+                        record,
+                        tools.runner,
+                        timeout=plan.timeouts.up,
+                        on_output=VagrantTee(log, tools.console, view),
+                    )
+                    record.save(plan.paths.run)
+            with _connected(record, tools, inputs, reused) as guest:
+                yield guest, record, log
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            # A signal right here, before the shield, leaves the record live: the watchdog does it.
+            with tools.gate.shield(raise_after=failure is None):
+                if record is not None:
+                    stays = on_success if failure is None else on_failure
+                    _tear_down(plan, record, tools, log, failure, stays)
 
 
-def _refuse_used_run_id(plan: BuildPlan, tools: Tools) -> None:
+@contextlib.contextmanager
+def _connected(
+    record: GuestRecord, tools: Tools, inputs: Inputs, reused: GuestRecord | None
+) -> Iterator[Guest]:
+    """Log in for the body; a fresh guest must refuse Vagrant's well-known keys."""
+    with contextlib.ExitStack() as stack:
+        try:
+            guest = stack.enter_context(vagrant.connected(record, tools.runner))
+        except GuestError as error:
+            if reused is None:
+                raise
+            raise GuestError(
+                "The guest that invoke up left does not answer",
+                details=str(error),
+                resolution="invoke up starts it again, invoke down removes it.",
+            ) from error
+        if reused is None:
+            vagrant.check_keys(record, tools.runner, inputs.insecure)
+        yield guest
+
+
+def _fill(
+    plan: BuildPlan,
+    inputs: Inputs,
+    tools: Tools,
+    guest: Guest,
+    record: GuestRecord,
+    log: BuildLog,
+) -> None:
+    """Bring data in and run the site's scripts; a reused guest has had all but the description."""
+    assert record.runtime is not None  # noqa: S101 - prepare() made it
+    deadline = _deadline("provision", plan.timeouts.provision)
+    provide.data(
+        plan,
+        inputs.mirrors,
+        guest,
+        record.runtime,
+        tools.console,
+        deadline,
+        items=plan.sync if record.reuses is None else plan.sync[:1],
+    )
+    if record.reuses is None:
+        provide.scripts(plan, guest, tools.console, log, deadline)
+
+
+def _set_clock(guest: Guest) -> None:
+    """Set a guest's clock that stood still while it was suspended.
+
+    Raises:
+        GuestError: it cannot be set.
+    """
+    try:
+        asked = time.time()
+        answer = guest.exec(["date", "+%s.%N"], timeout=_SHORT)
+        if not answer.ok or abs(float(answer.text) - asked) < _CLOCK_SLACK:
+            return
+        done = guest.exec(["date", "--set", f"@{time.time():.3f}"], timeout=_SHORT, root=True)
+    except (ConnectionLostError, CommandTimeoutError) as error:
+        raise GuestError("The guest does not answer", details=str(error)) from error
+    if not done.ok:
+        raise GuestError("The guest's clock cannot be set", details=done.tail(3))
+
+
+def _refuse_used_run_id(planned: GuestRecord, tools: Tools) -> None:
     """Make sure that nobody else's guest has our run id: what has it is removed at the end.
 
     Raises:
-        UsageError: a container has it.
-        PreflightError: Docker does not answer.
+        UsageError: something has it.
+        PreflightError: who runs the guests does not answer.
     """
-    with docker_api.client(tools.runner.environment) as daemon:
-        if docker_guests.containers(daemon, plan.run_id):
-            raise UsageError(
-                f"--run-id={plan.run_id} is in use",
-                details=f"a container with the label {docker_guests.RUN_LABEL} has it",
-                resolution="Every run has an id of its own; leave --run-id out to have one made.",
-            )
+    owner = backend.of(planned, tools.runner.environment).claimed()
+    if owner is not None:
+        raise UsageError(
+            f"--run-id={planned.run_id} is in use",
+            details=f"{owner} has it",
+            resolution="Every run has an id of its own; leave --run-id out to have one made.",
+        )
 
 
 def _reap_dead_runs(plan: BuildPlan, tools: Tools) -> None:
@@ -120,208 +355,56 @@ def _reap_dead_runs(plan: BuildPlan, tools: Tools) -> None:
     Raises:
         LeftoverError: something cannot be removed.
     """
-    for folder in sorted(plan.paths.run.parent.iterdir()):
-        found = records.load(folder)
-        if found is None or found.status != "live" or found.run_id == plan.run_id:
+    for folder, found in standing.runs(plan):
+        if found.status != "live" or found.run_id == plan.run_id:
             continue
         tools.console.note(f"cleaning up after the run {found.run_id}, which died")
         with tools.gate.shield():
-            vagrant.remove(
-                found,
-                folder,
-                tools.watchdog_runner,
-                timeout=plan.timeouts.destroy,
-                on_output=tools.console.raw,
-                say=tools.console.note,
-            )
+            _remove(plan, found, folder, tools, runner=tools.watchdog_runner)
 
 
-@contextlib.contextmanager
-def _guest(
-    plan: BuildPlan, inputs: Inputs, tools: Tools, vagrantfile: str, log: BuildLog
-) -> Iterator[tuple[Guest, Path]]:
-    """Hold a live guest, and a private folder on the host, for the body.
-
-    The removal of both is on record before the guest's start begins.
-    """
-    log_up = Tee(log, tools.console)
-    with watchdog.watching(
-        plan.paths.run,
-        tools.watchdog_runner,
-        destroy_timeout=plan.timeouts.destroy,
-        warn=tools.console.warn,
-    ):
-        record: records.GuestRecord | None = None
-        failure: BaseException | None = None
-        try:
-            with tools.gate.shield():
-                record = vagrant.prepare(plan, inputs.box.image, vagrantfile)
-            assert record.runtime is not None  # noqa: S101 - prepare() made it
-            with tools.console.phase("up") as view:
-                view.update(f"vagrant up --provider={plan.provider}")
-                login, known_hosts = vagrant.start(plan, record, tools.runner, on_output=log_up)
-            with vagrant.connected(
-                record, login, tools.runner, known_hosts=known_hosts, insecure=inputs.insecure
-            ) as guest:
-                yield guest, record.runtime
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            # A signal right here, before the shield, leaves the record live: the watchdog does it.
-            with tools.gate.shield(raise_after=failure is None):
-                if record is not None:
-                    _tear_down(plan, record, tools, log_up, failure)
+def _remove(
+    plan: BuildPlan,
+    record: GuestRecord,
+    folder: Path,
+    tools: Tools,
+    *,
+    runner: Runner | None = None,
+    on_output: OnOutput | None = None,
+) -> None:
+    vagrant.remove(
+        record,
+        folder,
+        runner or tools.runner,
+        timeout=plan.timeouts.destroy,
+        on_output=on_output or tools.console.raw,
+        say=tools.console.note,
+    )
 
 
 def _tear_down(
     plan: BuildPlan,
-    record: records.GuestRecord,
+    record: GuestRecord,
     tools: Tools,
-    on_output: Tee,
+    log: BuildLog,
     failure: BaseException | None,
+    stays: Status | None,
 ) -> None:
-    if plan.keep == "always" or (plan.keep == "failed" and failure is not None):
-        vagrant.keep(record, plan.paths.run)
-        tools.console.note(
-            f"the guest stays: cd {record.folder} && vagrant ssh; vagrant destroy -f removes it"
-        )
+    if stays is not None:
+        vagrant.keep(record, plan.paths.run, status=stays)
+        if stays == "kept":
+            tools.console.note(
+                f"the guest stays: cd {record.folder} && vagrant ssh; invoke down removes it"
+            )
         return
     try:
-        with tools.console.phase("destroy"):
-            vagrant.remove(
-                record,
-                plan.paths.run,
-                tools.runner,
-                timeout=plan.timeouts.destroy,
-                on_output=on_output,
-                say=tools.console.note,
-            )
+        with tools.console.phase("destroy" if record.reuses is None else "clean"):
+            _remove(plan, record, plan.paths.run, tools, on_output=Tee(log, tools.console))
     except LeftoverError as error:
         if failure is None:
             raise
         # The first failure decides the exit code; this one must still be seen.
         tools.console.error(error)
-
-
-def _provide_data(
-    plan: BuildPlan, inputs: Inputs, tools: Tools, guest: Guest, scratch: Path, deadline: Deadline
-) -> None:
-    """Push the description, the synced data and the files that options name."""
-    with tools.console.phase("sync") as view, deadline.named():
-        try:
-            _prepare_folders(plan, guest)
-            for item in plan.sync:
-                _push(guest, item, view, deadline)
-            _push_main_file(plan, inputs, guest, scratch, deadline)
-            for file in plan.guest_files:
-                with file.on_host(scratch) as path:
-                    guest.push(path, file.target, timeout=deadline.left())
-        except TransferError as error:
-            raise GuestError(
-                "Data could not be brought into the guest",
-                details=error.details,
-                resolution="Is the guest's disk full? See the log.",
-            ) from error
-        except ConnectionLostError as error:
-            raise GuestError("The guest does not answer", details=str(error)) from error
-
-
-def _prepare_folders(plan: BuildPlan, guest: Guest) -> None:
-    # The root folder is for root alone: synced keys and credentials lie below it. In a container
-    # KIWI needs a writable /sys (it packs its mount with tar, which fails on a read-only one), and
-    # device nodes for loop devices where the isolation lets it have them.
-    script = (
-        'umask 077 && mkdir -p "$1" && mkdir -m 755 "$2" "$3" || exit 1; '
-        "[ -e /.dockerenv ] || exit 0; "
-        "mount -o remount,rw /sys && vagrant-kiwi-devices"
-    )
-    made = guest.exec(
-        ["sh", "-c", script, "sh", plan.guest.root, plan.guest.files, plan.guest.scripts],
-        timeout=_SHORT,
-        root=True,
-    )
-    if not made.ok:
-        raise GuestError(
-            "The guest cannot be prepared",
-            details=made.tail(5),
-            resolution="Does the template keep guest.create_args? KIWI needs these rights.",
-        )
-
-
-def _push_main_file(
-    plan: BuildPlan, inputs: Inputs, guest: Guest, scratch: Path, deadline: Deadline
-) -> None:
-    """Put a main file over the pushed one that names the mirrors in use and needs no include."""
-    original = plan.description / plan.kiwi_file
-    with tempfile.TemporaryDirectory(prefix="description-", dir=scratch) as name:
-        copy = Path(name)
-        (copy / plan.kiwi_file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(original, copy / plan.kiwi_file)
-        before = (copy / plan.kiwi_file).read_bytes()
-        written = mirrors.rewrite(copy, plan.kiwi_file, inputs.mirrors, original=plan.description)
-        if (copy / written).read_bytes() != before:
-            target = f"{plan.guest.description}/{written}"
-            guest.push(copy / written, target, timeout=deadline.left())
-
-
-def _push(guest: Guest, item: SyncItem, view: PhaseView, deadline: Deadline) -> None:
-    view.update(f"{item.source.name} -> {item.target}")
-    guest.push(
-        item.source,
-        item.target,
-        timeout=deadline.left(),
-        exclude=item.exclude,
-        delete=item.delete,
-        on_output=RsyncPercent(view, item.target),
-    )
-
-
-def _provision(
-    plan: BuildPlan, tools: Tools, guest: Guest, log: BuildLog, deadline: Deadline
-) -> None:
-    """Run the site's scripts, each as root, in order."""
-    if not plan.provision:
-        return
-    with tools.console.phase("provision") as view:
-        for number, script in enumerate(plan.provision):
-            view.update(script.name)
-            tee = Tee(log, tools.console)
-            target = f"{plan.guest.scripts}/{number}-{script.name}"
-            try:
-                with deadline.named():
-                    guest.push(script, target, timeout=deadline.left())
-            except TransferError as error:
-                raise GuestError(
-                    f"The script {script} could not be brought into the guest",
-                    details=error.details,
-                ) from error
-            status = _run_in_guest(
-                plan,
-                tools,
-                guest,
-                _script_argv(script, target),
-                name=f"provision-{number}",
-                deadline=deadline,
-                on_output=tee,
-            )
-            if status != 0:
-                raise GuestError(
-                    f"The provision script {script} failed with exit status {status}",
-                    details=last_lines(tee.seen),
-                    resolution=f"All it said is in {plan.paths.log}.",
-                )
-
-
-def _script_argv(script: Path, target: str) -> tuple[str, ...]:
-    """Honour a script's interpreter line, executable or not; without one it is a shell script."""
-    with script.open("rb") as stream:
-        first = stream.readline(256)
-    if not first.startswith(b"#!"):
-        return ("sh", target)
-    # One argument at most, as the kernel does it; execve(2), "Interpreter scripts".
-    interpreter = os.fsdecode(first[2:]).strip().split(maxsplit=1)
-    return (*interpreter, target)
 
 
 def _run_kiwi(plan: BuildPlan, tools: Tools, guest: Guest, log: BuildLog) -> None:
@@ -334,11 +417,11 @@ def _run_kiwi(plan: BuildPlan, tools: Tools, guest: Guest, log: BuildLog) -> Non
             reader = KiwiLog()
             tee = KiwiTee(log, tools.console, reader, view, level=plan.loglevel)
             try:
-                status = _run_in_guest(
+                status = provide.command(
                     plan,
-                    tools,
                     guest,
                     argv,
+                    tools.console,
                     name=name,
                     deadline=deadline,
                     on_output=tee,
@@ -368,31 +451,6 @@ def _guest_is_full(plan: BuildPlan, guest: Guest) -> bool:
 
 def _deadline(phase: str, seconds: float) -> Deadline:
     return Deadline.after(seconds, what=f"The phase {phase}")
-
-
-def _run_in_guest(
-    plan: BuildPlan,
-    tools: Tools,
-    guest: Guest,
-    argv: tuple[str, ...],
-    *,
-    name: str,
-    deadline: Deadline,
-    on_output: Tee,
-) -> int:
-    try:
-        return remote.run(
-            guest,
-            argv,
-            folder=f"{plan.guest.root}/commands/{name}",
-            timeout=deadline.left(),
-            on_output=on_output,
-            on_trouble=tools.console.warn,
-        )
-    except CommandTimeoutError as error:
-        raise deadline.missed(details=last_lines(on_output.seen)) from error
-    except ConnectionLostError as error:
-        raise GuestError("The guest does not answer", details=error.details) from error
 
 
 def _results(
@@ -426,7 +484,7 @@ def _results(
                     "type": plan.image_type,
                     "profiles": list(plan.profiles),
                     "provider": plan.provider,
-                    "box": asdict(inputs.box),
+                    "box": asdict(inputs.box),  # type: ignore[call-overload]
                     "mirrors": [choice.describe() for choice in inputs.mirrors],
                 },
             )

@@ -1,4 +1,4 @@
-"""What a docker guest may do on the host: as little as the image type lets it."""
+"""What a guest may do on the host: as little as the image type lets it."""
 
 from __future__ import annotations
 
@@ -36,11 +36,18 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Isolation:
-    """The isolation of a docker guest: a name, the reason in words, and Docker's arguments."""
+    """The isolation of a guest: a name, the reason in words, and Docker's arguments for it.
 
-    kind: Literal["folder", "disk", "privileged"]
+    ``extra`` are those of the arguments that are the site's own.
+    """
+
+    kind: Literal["folder", "disk", "privileged", "machine"]
     reason: str
     create_args: tuple[str, ...]
+    extra: tuple[str, ...] = ()
+
+
+MACHINE = Isolation("machine", "a machine with a kernel of its own", ())
 
 
 def read_facts(sys: Path = Path("/sys")) -> HostFacts:
@@ -97,6 +104,7 @@ def isolate(
             "isolation: privileged was asked for: the guest can do anything on this host",
             # Docker fills a /dev of the guest's own with nodes; the host's is never bound.
             (*common, "--privileged", *extra),
+            tuple(extra),
         )
     basic = (
         # KIWI mounts proc, sys and dev into the new root, and makes device nodes in it.
@@ -112,11 +120,13 @@ def isolate(
             "folder",
             f"{image_type} is packed from a folder: mounts and device nodes, no devices",
             (*common, *basic, *extra),
+            tuple(extra),
         )
     return Isolation(
         "disk",
         f"{image_type} needs loop devices: only those that nothing on this host uses",
         (*common, *basic, *_device_rules(facts), *extra),
+        tuple(extra),
     )
 
 

@@ -87,7 +87,7 @@ def ensure_insecure_keys(runner: Runner, *, root: Path = Path("/")) -> InsecureK
     environment = runner.environment
     folder = _keys_folder(environment, root)
     public = _public_lines(folder / "vagrant.pub")
-    home = _vagrant_home(environment)
+    home = vagrant_home(environment)
     # One path a key pair: newer Vagrants have the RSA key in two places.
     private: dict[str, Path] = {}
     for entry in _KEY_FILES:
@@ -173,7 +173,12 @@ def _not_found(details: str) -> KeySetupError:
     )
 
 
-def _vagrant_home(environment: Mapping[str, str]) -> Path:
+def vagrant_home(environment: Mapping[str, str]) -> Path:
+    """Return the folder in which Vagrant keeps its keys and boxes.
+
+    Args:
+        environment: Vagrant's; VAGRANT_HOME or HOME says where.
+    """
     home = Path(environment.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
     chosen = environment.get("VAGRANT_HOME") or "~/.vagrant.d"
     if chosen == "~" or chosen.startswith("~/"):

@@ -87,6 +87,24 @@ class KiwiTee(Tee):
         self._reader.finish()
 
 
+class VagrantTee(Tee):
+    """Does the same for Vagrant's output, and shows what Vagrant is at."""
+
+    def __init__(self, log: BuildLog, console: Console, view: PhaseView) -> None:
+        super().__init__(log, console)
+        self._view = view
+        self._rest = b""
+
+    def __call__(self, chunk: bytes) -> None:
+        super().__call__(chunk)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            # "==> default: Waiting for domain to get an IP address..."
+            mark, _, text = line.decode("utf-8", "replace").strip().partition(": ")
+            if mark.startswith("==> ") and text:
+                self._view.update(text)
+
+
 class RsyncPercent:
     """Turns rsync's ``--info=progress2`` into a phase's percent."""
 

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from vagrant_kiwi import description_copy, kiwi
 from vagrant_kiwi.description import Description, Selection
 from vagrant_kiwi.errors import DescriptionError, SettingsError, UsageError
-from vagrant_kiwi.isolation import HostFacts, Isolation, isolate
-from vagrant_kiwi.settings import Settings, SyncEntry, Timeouts
+from vagrant_kiwi.isolation import MACHINE, HostFacts, Isolation, isolate
+from vagrant_kiwi.settings import LibvirtSettings, Settings, SyncEntry, Timeouts
 
 #: Where a run lives in a guest; on the guest's own disk, because KIWI needs a real file system.
 GUEST_ROOT = "/var/lib/vagrant-kiwi"
@@ -28,6 +29,7 @@ GUEST_ROOT = "/var/lib/vagrant-kiwi"
 Keep = Literal["never", "failed", "always"]
 
 _RUN_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?")
+_NOT_IN_XML = frozenset("<>&'")
 #: Folders that a synced entry may not replace: the guest would not survive it.
 _SYSTEM_FOLDERS = frozenset(
     {"/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys"}
@@ -102,6 +104,7 @@ class BuildPlan:
     image_type: str
     profiles: tuple[str, ...]
     isolation: Isolation
+    libvirt: LibvirtSettings
     sync: tuple[SyncItem, ...]
     provision: tuple[Path, ...]
     kiwi_argv: tuple[str, ...]
@@ -116,12 +119,27 @@ class BuildPlan:
     @property
     def guest_name(self) -> str:
         """The name of everything the run starts: container, domain, host key alias."""
-        return f"vagrant-kiwi-{self.run_id}"
+        return guest_name(self.run_id)
+
+    @property
+    def console(self) -> Path | None:
+        """The file that takes the serial console of a virtual machine of this host.
+
+        On another host libvirt could not write it.
+        """
+        if self.provider != "libvirt" or urlsplit(self.libvirt.uri).netloc:
+            return None
+        return self.paths.run / "console.log"
 
     @property
     def result_folder(self) -> str:
         """The guest folder whose content is the result."""
         return self.guest.bundle if self.bundle_argv else self.guest.target
+
+
+def guest_name(run_id: str) -> str:
+    """Return the name of what a run starts."""
+    return f"vagrant-kiwi-{run_id}"
 
 
 def new_run_id(now: datetime.datetime) -> str:
@@ -199,6 +217,14 @@ def make_plan(
             f"The state folder {state} is the description itself",
             resolution="Set state_dir to another folder.",
         )
+    if settings.provider == "libvirt" and set(str(state)) & _NOT_IN_XML:
+        # vagrant-libvirt 0.11.2 puts the path of the serial console into its XML as it is.
+        raise SettingsError(
+            f"The state folder {state} has one of < > & ' in its path",
+            details="The file of the machine's serial console lies there, and vagrant-libvirt "
+            "cannot name it.",
+            resolution="Set state_dir to another folder.",
+        )
     build = state / "builds" / slug / settings.provider
     results = (settings.target_dir or state / "result") / slug
     kiwi_file = description_copy.name_in_guest(description.kiwi_file)
@@ -221,13 +247,18 @@ def make_plan(
         loglevel=settings.kiwi.loglevel or 0,
         image_type=image_type,
         profiles=tuple(selection.profiles),
-        isolation=isolate(
-            image_type,
-            requested=settings.isolation,
-            facts=facts,
-            run_id=run_id,
-            extra=settings.docker.create_args,
+        isolation=(
+            isolate(
+                image_type,
+                requested=settings.isolation,
+                facts=facts,
+                run_id=run_id,
+                extra=settings.docker.create_args,
+            )
+            if settings.provider == "docker"
+            else MACHINE
         ),
+        libvirt=settings.libvirt,
         sync=(
             SyncItem(folder, guest.description, _state_inside(state, folder), delete=True),
             *(_sync_item(entry) for entry in settings.sync),

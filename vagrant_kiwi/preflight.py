@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Mapping
 
 from vagrant_kiwi.errors import PreflightError
 
-#: Each program with the Debian package that has it. Vagrant's docker provider calls docker.
-PROGRAMS = {
-    "docker": "docker.io",
-    "rsync": "rsync",
-    "ssh": "openssh-client",
-    "vagrant": "vagrant",
-}
+#: Each program with the Debian package that has it.
+_PROGRAMS = {"rsync": "rsync", "ssh": "openssh-client", "vagrant": "vagrant"}
+#: Those that a provider calls: Vagrant's docker provider the client, vagrant-libvirt the other.
+_OF_PROVIDER = {"docker": {"docker": "docker.io"}, "libvirt": {"qemu-img": "qemu-utils"}}
 
 
-def programs(environment: Mapping[str, str]) -> None:
-    """Check that the programs a build calls are there.
+def installed(provider: str, environment: Mapping[str, str]) -> None:
+    """Check that the programs a build calls are there, and what Python needs for the provider.
 
     Args:
+        provider: whose programs are needed, too.
         environment: its PATH is searched.
 
     Raises:
         PreflightError: some are not; all of them are named.
     """
     path = environment.get("PATH", "")
-    missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    packages = {**_PROGRAMS, **_OF_PROVIDER.get(provider, {})}
+    missing = [name for name in packages if shutil.which(name, path=path) is None]
     if missing:
         raise PreflightError(
             f"Not installed: {', '.join(missing)}",
             details=f"looked for in {path}",
             resolution="Run ./bootstrap from the checkout, or install the packages "
-            + ", ".join(PROGRAMS[name] for name in missing)
+            + ", ".join(packages[name] for name in missing)
             + ".",
+        )
+    if provider == "libvirt" and importlib.util.find_spec("libvirt") is None:
+        raise PreflightError(
+            "libvirt's Python package is not installed",
+            resolution="Run ./bootstrap build --provider=libvirt from the checkout, or install "
+            "vagrant-kiwi[libvirt].",
         )

@@ -97,6 +97,11 @@ class Background:
             return False
         return True
 
+    @property
+    def status(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        return self._process.poll()
+
     def stop(self) -> None:
         """End it: politely, and after 5 s for good."""
         for signum in (signal.SIGTERM, signal.SIGKILL):

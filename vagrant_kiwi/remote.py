@@ -126,9 +126,27 @@ def abort(guest: Guest, *, folder: str) -> None:
     guest.exec(_script(_ABORT, folder), timeout=_ASK, root=True)
 
 
+def abort_all(guest: Guest, *, folder: str) -> None:
+    """Stop the commands of all folders below one, whoever started them, and forget them.
+
+    Args:
+        guest: the guest.
+        folder: what the folders given to ``run`` have in common.
+
+    Raises:
+        ConnectionLostError: the guest does not answer.
+        CommandTimeoutError: the guest does not get on.
+    """
+    stop = f'for control in "$2"-*; do set -- "$1" "$control"; ({_ABORT}); rm -rf "$2"; done'
+    guest.exec(_script(stop, folder), timeout=_ASK, root=True)
+
+
 def _script(text: str, folder: str, *more: str) -> list[str]:
-    control = "/dev/shm/" + folder.strip("/").replace("/", "-")  # noqa: S108 - in the guest, 0700
-    return ["sh", "-c", text, "sh", folder, control, *more]
+    return ["sh", "-c", text, "sh", folder, _control(folder), *more]
+
+
+def _control(folder: str) -> str:
+    return "/dev/shm/" + folder.strip("/").replace("/", "-")  # noqa: S108 - in the guest, 0700
 
 
 def _start(guest: Guest, argv: Sequence[str], folder: str) -> None:

@@ -1,8 +1,9 @@
 """Merge all levels of settings into one frozen object.
 
-Levels, lowest first: defaults, Invoke's ``Collection.configure``, the system, user and project
-file, the environment, the file of ``-f``, flags. Each is validated from its own source before they
-are merged, so that an error can name the file.
+Levels, lowest first: defaults, libvirt's own LIBVIRT_DEFAULT_URI, Invoke's
+``Collection.configure``, the system, user and project file, the environment, the file of ``-f``,
+flags. Each is validated from its own source before they are merged, so that an error can name the
+file.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from vagrant_kiwi.settings_model import (
     BundleSettings,
     DockerSettings,
     KiwiSettings,
+    LibvirtSettings,
     Settings,
     SyncEntry,
     Timeouts,
@@ -34,6 +36,7 @@ from vagrant_kiwi.settings_sources import (
     environment,
     environment_level,
     flags_level,
+    libvirt_level,
     nested,
 )
 
@@ -43,6 +46,7 @@ __all__ = [
     "DockerSettings",
     "Key",
     "KiwiSettings",
+    "LibvirtSettings",
     "LoadedSettings",
     "Settings",
     "SyncEntry",
@@ -141,6 +145,7 @@ def load(
     origins: dict[str, str] = dict.fromkeys(KEYS, "default")
     files = invocation.file_levels(config, cwd=cwd)
     for level in (
+        libvirt_level(environment, cwd=cwd),
         *(level for level in files if not level.runtime),
         environment_level(environment, kinds=kinds, cwd=cwd),
         *(level for level in files if level.runtime),

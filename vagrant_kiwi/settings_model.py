@@ -151,6 +151,62 @@ class DockerSettings(_Model):
     )
 
 
+class LibvirtSettings(_Model):
+    """What only libvirt guests have: virtual machines that live for one build."""
+
+    uri: Annotated[
+        str, StringConstraints(strict=True, pattern=r"^qemu(\+[a-z0-9]+)?://[!-~]*$")
+    ] = _setting(
+        "qemu:///system",
+        "Where libvirt is: qemu:///system, qemu:///session, qemu+ssh://USER@HOST/system",
+        "a connection URI that begins with qemu",
+    )
+    accel: Literal["auto", "kvm", "tcg"] = _setting(
+        "auto",
+        "kvm: the processor's own virtualisation; tcg: emulation, ten times slower; auto: kvm "
+        "where it can be used",
+        "auto, kvm, tcg",
+    )
+    memory: Annotated[int, Strict(), Field(ge=512)] = _setting(
+        3072, "Memory of the guest in MiB", "a whole number from 512", kind="number"
+    )
+    cpus: Annotated[int, Strict(), Field(ge=1)] | None = _setting(
+        None,
+        "Processors of the guest; else as many as the host has, and 8 at most",
+        "a whole number from 1",
+        kind="number",
+    )
+    cpu_mode: Literal["host-passthrough", "host-model", "maximum", "custom"] | None = _setting(
+        None,
+        "Kind of processor; else host-passthrough with kvm, maximum (all QEMU has) with tcg",
+        "host-passthrough, host-model, maximum, custom",
+    )
+    cpu_model: Word | None = _setting(
+        None, "Processor model where cpu_mode is custom; x86-64-v2 at least, or KIWI dies", _WORD
+    )
+    machine_type: Word | None = _setting(None, "QEMU's machine type; else libvirt's own", _WORD)
+    arch: Word | None = _setting(None, "Architecture of the guest; else the host's", _WORD)
+    disk: Annotated[int, Strict(), Field(ge=20)] = _setting(
+        40,
+        "Size of the guest's disk in GiB; it takes only what is written to it",
+        "a whole number from 20",
+        kind="number",
+    )
+    disk_bus: Literal["virtio", "scsi", "sata"] = _setting(
+        "virtio", "How the disk is attached", "virtio, scsi, sata"
+    )
+    disk_cache: Literal["none", "writethrough", "writeback", "directsync", "unsafe"] = _setting(
+        "unsafe",
+        "Cache mode of the disk; unsafe never waits for the host's disk, and a guest that a crash "
+        "of the host takes along is thrown away anyway",
+        "none, writethrough, writeback, directsync, unsafe",
+    )
+    pool: FileName = _setting("default", "Storage pool for the guest's disk", _FILE_NAME)
+    network: FileName = _setting(
+        "default", "Network of the guest; libvirt gives it an address there", _FILE_NAME
+    )
+
+
 class KiwiSettings(_Model):
     """Options of kiwi-ng that stand before its command."""
 
@@ -256,5 +312,6 @@ class Settings(_Model):
     )
     timeouts: Annotated[Timeouts, BeforeValidator(_none_is_empty)] = Timeouts()
     docker: Annotated[DockerSettings, BeforeValidator(_none_is_empty)] = DockerSettings()
+    libvirt: Annotated[LibvirtSettings, BeforeValidator(_none_is_empty)] = LibvirtSettings()
     kiwi: Annotated[KiwiSettings, BeforeValidator(_none_is_empty)] = KiwiSettings()
     bundle: Annotated[BundleSettings, BeforeValidator(_none_is_empty)] = BundleSettings()

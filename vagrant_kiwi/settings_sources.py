@@ -77,6 +77,19 @@ def environment_level(environ: Mapping[str, str], *, kinds: Mapping[str, Kind], 
     return Level("the environment", cwd, nested(given), names, tuple(problems))
 
 
+def libvirt_level(environ: Mapping[str, str], *, cwd: Path) -> Level:
+    """Return what libvirt's own variable says, which all of libvirt's programs heed.
+
+    Args:
+        environ: the process environment.
+        cwd: the current folder.
+    """
+    uri = environ.get("LIBVIRT_DEFAULT_URI", "")
+    # Somebody's other hypervisor is none of our business.
+    given: dict[object, object] = {"libvirt": {"uri": uri}} if uri.startswith("qemu") else {}
+    return Level("LIBVIRT_DEFAULT_URI", cwd, given)
+
+
 def flags_level(flags: Mapping[str, object], *, kinds: Mapping[str, Kind], cwd: Path) -> Level:
     """Return the settings given on the command line.
 

@@ -48,7 +48,7 @@ def _help(*names: str) -> dict[str, str]:
     help={
         **_COMMON,
         **_KIWI,
-        "provider": "docker, or any for which a template Vagrantfile.<provider>.j2 exists",
+        "provider": "docker or libvirt",
         "box": "name of the build box",
         "target-dir": "folder for results, instead of result/ in the state folder",
         "keep": "keep the guest: never, failed or always",
@@ -107,17 +107,13 @@ def build(
 
     console = Console(quiet=quiet, verbose=verbose)
     flags = {
-        "description": description,
-        "provider": provider,
+        **_variant(description, provider, type, profile, kiwi_file),
         "box": box,
         "target_dir": target_dir,
         "sync": sync,
         "provision": provision,
         "keep": keep,
         "isolation": isolation,
-        "kiwi.type": type,
-        "kiwi.profiles": profile,
-        "kiwi.kiwi_file": kiwi_file,
         "kiwi.setenv": setenv,
         "kiwi.shared_cache_dir": shared_cache_dir,
         "kiwi.temp_dir": temp_dir,
@@ -164,24 +160,151 @@ def info(
         _show(app.info(_request(c, flags)), as_json=json)
 
 
+_VARIANT = {
+    **_COMMON,
+    **_KIWI,
+    "provider": "docker or libvirt",
+    "run-id": "name of this run, in all it creates; made if not given",
+}
+
+
 @task(
     klass=invocation.PlainTask,
-    name="box-add",
-    help={**_help("json", "quiet", "verbose"), "box": "name of the build box"},
+    iterable=["profile", "sync", "provision"],
+    help={
+        **_VARIANT,
+        "box": "name of the build box",
+        "isolation": "auto, or privileged (a docker guest that may do anything on this host)",
+        "sync": "SRC:DST, bring more data into the guest; may be given several times",
+        "provision": "script to run in the guest; may be given several times",
+    },
 )
-def box_add(
+def up(
     c: Context,
+    description: str | None = None,
+    provider: str | None = None,
     box: str | None = None,
+    type: str | None = None,
+    profile: list[str] | None = None,
+    kiwi_file: str | None = None,
+    sync: list[str] | None = None,
+    provision: list[str] | None = None,
+    isolation: str | None = None,
+    run_id: str | None = None,
     json: bool = False,
     quiet: bool = False,
     verbose: bool = False,
 ) -> None:
-    """Make the build box, or find that it is current."""
+    """Start a guest and leave it for builds of this description; or wake the one that is there."""
+    from vagrant_kiwi import app
+
+    console = Console(quiet=quiet, verbose=verbose)
+    flags = {
+        **_variant(description, provider, type, profile, kiwi_file),
+        "box": box,
+        "sync": sync,
+        "provision": provision,
+        "isolation": isolation,
+    }
+    with _reported(console, as_json=json):
+        _show(app.up(_request(c, flags, run_id=run_id), console), as_json=json)
+
+
+@task(
+    klass=invocation.PlainTask,
+    iterable=["profile"],
+    help={
+        **{name: about for name, about in _VARIANT.items() if name != "run-id"},
+        "suspend": "save the guest's memory to disk instead; up brings it back (libvirt)",
+    },
+)
+def down(
+    c: Context,
+    description: str | None = None,
+    provider: str | None = None,
+    type: str | None = None,
+    profile: list[str] | None = None,
+    kiwi_file: str | None = None,
+    suspend: bool = False,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Remove the guests that up, or build with --keep, left for this description."""
+    from vagrant_kiwi import app
+
+    console = Console(quiet=quiet, verbose=verbose)
+    flags = _variant(description, provider, type, profile, kiwi_file)
+    with _reported(console, as_json=json):
+        _show(app.down(_request(c, flags), console, suspend=suspend), as_json=json)
+
+
+def _variant(
+    description: str | None,
+    provider: str | None,
+    image_type: str | None,
+    profile: list[str] | None,
+    kiwi_file: str | None,
+) -> dict[str, object]:
+    """Return the flags that tell one variant of a build from another."""
+    return {
+        "description": description,
+        "provider": provider,
+        "kiwi.type": image_type,
+        "kiwi.profiles": profile,
+        "kiwi.kiwi_file": kiwi_file,
+    }
+
+
+_BOX = {
+    **_help("json", "quiet", "verbose"),
+    "name": "name of the build box, a folder in boxes/",
+    "provider": "docker or libvirt",
+}
+
+
+@task(klass=invocation.PlainTask, name="box-add", help=_BOX)
+def box_add(
+    c: Context,
+    name: str | None = None,
+    provider: str | None = None,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Make the build box, or find that it is current; libvirt and Vagrant know it then."""
+    _box(c, name, provider, anew=False, json=json, quiet=quiet, verbose=verbose)
+
+
+@task(klass=invocation.PlainTask, name="box-build", help=_BOX)
+def box_build(
+    c: Context,
+    name: str | None = None,
+    provider: str | None = None,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Make the build box anew, with the packages of today."""
+    _box(c, name, provider, anew=True, json=json, quiet=quiet, verbose=verbose)
+
+
+def _box(
+    c: Context,
+    name: str | None,
+    provider: str | None,
+    *,
+    anew: bool,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
     from vagrant_kiwi import app
 
     console = Console(quiet=quiet, verbose=verbose)
     with _reported(console, as_json=json):
-        _show(app.box_add(_request(c, {"box": box}), console), as_json=json)
+        request = _request(c, {"box": name, "provider": provider})
+        _show(app.box_add(request, console, anew=anew), as_json=json)
 
 
 @task(klass=invocation.PlainTask, name="key-setup", help=_help("json"))
@@ -228,4 +351,4 @@ def _show(answer: Mapping[str, object], *, as_json: bool) -> None:
         print(yaml.safe_dump(dict(answer), sort_keys=False, allow_unicode=True), end="")
 
 
-namespace = Collection(build, info, box_add, key_setup)
+namespace = Collection(build, up, down, info, box_add, box_build, key_setup)

@@ -298,7 +298,7 @@ def test_makers_wait_for_each_other_and_not_forever(
 ) -> None:
     log: list[str] = []
     with (
-        boxes._only_one(tmp_path / "cache", NAME, log.append, soon()),
+        boxes.only_one(tmp_path / "cache", NAME, log.append, soon()),
         pytest.raises(PhaseTimeoutError, match="another process"),
     ):
         ensure(recipe, FakeDocker(), tmp_path, log=log, timeout=0.3)

@@ -106,3 +106,24 @@ def test_a_run_id_that_is_a_folder_of_the_host_hits_nothing_else(tmp_path: Path)
         (tmp_path / f"loop{minor}" / "loop/backing_file").write_text(backing)
     assert docker.loop_devices("lib", sys_block=tmp_path) == ()
     assert docker.loop_devices("build", sys_block=tmp_path) == ()
+
+
+def test_a_proxy_is_one_command_for_ssh(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("private")
+    runtime = tmp_path / "vk"
+    runtime.mkdir()
+    proxy = ("ssh", "-l", "me", "-W", "[%h]:%p", "host")
+    login = ssh.Login("192.168.122.2", 22, "vagrant", key, "alias", proxy)
+    text = ssh.write_config(runtime, login, known_hosts="").read_text()
+    assert "ProxyCommand ssh -l me -W '[%h]:%p' host" in text
+
+
+def test_a_record_comes_back_with_its_login(tmp_path: Path) -> None:
+    login = ssh.Login("127.0.0.1", 2222, "vagrant", Path("/k"), "alias", ("ssh", "-W"))
+    written = record.GuestRecord(
+        run_id="r2", provider="libvirt", image="i", folder=tmp_path, login=login, reuses="r1"
+    )
+    written.save(tmp_path)
+    assert record.load(tmp_path) == written
+    assert written.guest_run == "r1"

@@ -14,9 +14,9 @@ def test_all_missing_programs_are_named_with_their_packages(tmp_path: Path) -> N
     for name in ("docker", "rsync"):
         (tmp_path / name).touch(mode=0o755)
     with pytest.raises(PreflightError) as caught:
-        preflight.programs({"PATH": str(tmp_path)})
+        preflight.installed("docker", {"PATH": str(tmp_path)})
     assert caught.value.brief == "Not installed: ssh, vagrant"
     assert "openssh-client, vagrant" in caught.value.resolution
     for name in ("ssh", "vagrant"):
         (tmp_path / name).touch(mode=0o755)
-    preflight.programs({"PATH": str(tmp_path)})
+    preflight.installed("docker", {"PATH": str(tmp_path)})

@@ -86,6 +86,21 @@ def test_defaults(tmp_path: Path) -> None:
             "destroy": 300,
         },
         "docker": {"create_args": ()},
+        "libvirt": {
+            "uri": "qemu:///system",
+            "accel": "auto",
+            "memory": 3072,
+            "cpus": None,
+            "cpu_mode": None,
+            "cpu_model": None,
+            "machine_type": None,
+            "arch": None,
+            "disk": 40,
+            "disk_bus": "virtio",
+            "disk_cache": "unsafe",
+            "pool": "default",
+            "network": "default",
+        },
         "kiwi": {
             "type": None,
             "profiles": (),
@@ -108,6 +123,29 @@ def test_defaults(tmp_path: Path) -> None:
     }
     assert set(loaded.origins.values()) == {"default"}
     assert set(loaded.origins) == set(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("variable", "file", "uri"),
+    [
+        ("qemu:///session", None, "qemu:///session"),
+        ("qemu:///session", "qemu+ssh://u@h/system", "qemu+ssh://u@h/system"),
+        ("xen:///", None, "qemu:///system"),
+        ("", None, "qemu:///system"),
+    ],
+)
+def test_libvirts_own_variable_is_the_lowest_level(
+    tmp_path: Path, variable: str, file: str | None, uri: str
+) -> None:
+    files = {"project": {"libvirt": {"uri": file}}} if file is not None else {}
+    loaded = load(tmp_path, files, environment={"LIBVIRT_DEFAULT_URI": variable})
+    assert loaded.settings.libvirt.uri == uri
+
+
+@pytest.mark.parametrize("uri", ["xen:///", "lxc:///", "-x", "qemu:///system x", ""])
+def test_a_uri_of_another_hypervisor_is_refused(tmp_path: Path, uri: str) -> None:
+    error = refused(tmp_path, {"project": {"libvirt": {"uri": uri}}})
+    assert "libvirt.uri" in error.details
 
 
 SOURCES = ["collection", "system", "user", "project", "environment", "runtime", "flags"]

@@ -181,7 +181,7 @@ def test_a_string_becomes_one_line_of_printable_ascii_without_interpolation(text
 
 
 def test_ours_are_found_without_a_site(tmp_path: Path) -> None:
-    assert provider_names([tmp_path / "missing"]) == ("docker",)
+    assert provider_names([tmp_path / "missing"]) == ("docker", "libvirt")
 
 
 def test_a_template_of_a_site_makes_a_provider(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_template_of_a_site_makes_a_provider(tmp_path: Path) -> None:
     (tmp_path / "Vagrantfile.vmware.j2~").touch()
     (tmp_path / "Vagrantfile.folder.j2").mkdir()
     (tmp_path / "Vagrantfile..j2").touch()
-    assert provider_names(search) == ("docker", "virtualbox")
+    assert provider_names(search) == ("docker", "libvirt", "virtualbox")
     assert templates.file_name("virtualbox") == "Vagrantfile.virtualbox.j2"
 
 
@@ -245,7 +245,7 @@ def test_a_missing_template_names_the_nearest_and_the_choices(tmp_path: Path) ->
     assert caught.value.brief == "There is no template Vagrantfile.doker.j2"
     assert "did you mean Vagrantfile.docker.j2?" in caught.value.details
     assert str(tmp_path) in caught.value.details
-    assert caught.value.resolution == "There are templates for docker"
+    assert caught.value.resolution == "There are templates for docker, libvirt"
 
 
 def test_a_template_that_is_not_utf8_is_named(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""What the Docker API is the right tool for: host keys, orphans, loop devices left behind."""
+"""A guest that Docker runs: its host keys, its orphans, the loop devices it leaves behind."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -12,10 +13,88 @@ import docker
 import docker.errors
 from docker.models.containers import Container
 
-from vagrant_kiwi.errors import GuestError
+from vagrant_kiwi import docker_api
+from vagrant_kiwi.errors import GuestError, PreflightError
 from vagrant_kiwi.plan import GUEST_ROOT
 
 RUN_LABEL = "vagrant-kiwi.run"
+
+
+@dataclass(frozen=True)
+class DockerBackend:
+    """Docker below Vagrant; see ``Backend``.
+
+    Args:
+        run_id: the run; everything of it carries it in a label.
+        image: the box, which also serves the clean-up.
+        environment: may hold DOCKER_HOST and its companions.
+    """
+
+    run_id: str
+    image: str
+    environment: Mapping[str, str]
+
+    def claimed(self) -> str | None:
+        """Name what carries the run's id already; see ``Backend``."""
+        with docker_api.client(self.environment) as daemon:
+            return next(
+                (f"the container {entry.name}" for entry in containers(daemon, self.run_id)), None
+            )
+
+    def running(self) -> bool:
+        """Tell whether the guest runs; see ``Backend``."""
+        with _told("Docker does not say"), docker_api.client(self.environment) as daemon:
+            return any(entry.status == "running" for entry in containers(daemon, self.run_id))
+
+    def wake(self) -> None:
+        """Do nothing: Vagrant cannot suspend a container; see ``Backend``."""
+
+    def host_keys(self, *, timeout: float) -> tuple[str, ...]:
+        """Read the guest's ssh host keys through Docker; see ``Backend``."""
+        brief = "Docker does not tell the guest's host keys"
+        with _told(brief), docker_api.client(self.environment) as daemon:
+            return host_keys(daemon, self.run_id, timeout=timeout)
+
+    def proxy(self) -> tuple[str, ...]:
+        """Return nothing: sshd is published on this host; see ``Backend``."""
+        return ()
+
+    def last_words(self) -> str:
+        """Return the last lines of the container's log; see ``Backend``."""
+        with (
+            contextlib.suppress(PreflightError, *docker_api.FAILURES),
+            docker_api.client(self.environment) as daemon,
+        ):
+            for container in containers(daemon, self.run_id):
+                text = container.logs(tail=12).decode("utf-8", "replace").strip()
+                return f"the guest's console:\n{text}" if text else ""
+        return ""
+
+    def end(self) -> None:
+        """Do nothing: Vagrant does it well; see ``Backend``."""
+
+    def remove(self, *, say: Callable[[str], None]) -> None:
+        """Remove containers, volumes and loop devices of the run; see ``Backend``."""
+        with _told("Docker could not clean up"), docker_api.client(self.environment) as daemon:
+            remove_run(daemon, self.run_id, image=self.image, say=say)
+
+    def leftovers(self) -> Sequence[str]:
+        """Name what the run still has; see ``Backend``."""
+        with _told("Docker does not say"), docker_api.client(self.environment) as daemon:
+            return leftovers(daemon, self.run_id)
+
+
+@contextlib.contextmanager
+def _told(brief: str) -> Iterator[None]:
+    """Say in our own words what Docker refuses."""
+    try:
+        yield
+    except (PreflightError, *docker_api.FAILURES) as error:
+        raise GuestError(
+            brief,
+            details=str(error),
+            resolution="Is the daemon in good order? Build again.",
+        ) from error
 
 
 def containers(daemon: docker.DockerClient, run_id: str) -> list[Container]:

@@ -6,21 +6,30 @@ build after a power failure.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from vagrant_kiwi import state
+from vagrant_kiwi.guests.ssh import Login
 
 NAME = "guest.json"
+
+#: ``live``: a run is at work, and removes it; ``kept``: a build left it for somebody to look at;
+#: ``up`` and ``suspended``: `invoke up` left it for builds.
+Status = Literal["live", "kept", "up", "suspended", "removed"]
 
 
 class GuestRecord(BaseModel):
     """One guest and all that belongs to it.
 
-    ``folder`` holds the Vagrantfile, ``runtime`` the connection, ``staging`` half-fetched results;
-    ``kept`` means that the user asked to keep the guest.
+    ``image`` is the box's name with the provider, ``uri`` where libvirt is, ``console`` the file
+    with the serial console (both of libvirt's guests only). ``folder`` holds the Vagrantfile,
+    ``runtime`` the connection, ``staging`` half-fetched results. ``login`` and ``known_hosts`` say
+    how to log in, once that is known. ``reuses`` is the run whose guest this run uses: then the
+    guest is not this one's to destroy. ``made_of`` holds digests of what the guest was made from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,10 +37,21 @@ class GuestRecord(BaseModel):
     run_id: str
     provider: str
     image: str
+    uri: str = ""
+    console: Path | None = None
     folder: Path
     runtime: Path | None = None
     staging: Path | None = None
-    status: Literal["live", "kept", "removed"] = "live"
+    login: Login | None = None
+    known_hosts: str = ""
+    reuses: str | None = None
+    made_of: Mapping[str, str] = {}
+    status: Status = "live"
+
+    @property
+    def guest_run(self) -> str:
+        """The run that the guest was started for: its name has this one."""
+        return self.reuses or self.run_id
 
     def save(self, run_folder: Path) -> None:
         """Write the record into the run's folder."""

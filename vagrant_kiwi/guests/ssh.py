@@ -21,13 +21,18 @@ _RSYNC_FULL_DISK = 11
 
 @dataclass(frozen=True)
 class Login:
-    """How to log in: the four fields of ``vagrant ssh-config``, and the name of the host's key."""
+    """How to log in: the four fields of ``vagrant ssh-config``, and the name of the host's key.
+
+    ``proxy`` is the command whose input and output are the connection, if there is no direct one;
+    ssh replaces %h and %p in it.
+    """
 
     host: str
     port: int
     user: str
     identity_file: Path
     alias: str
+    proxy: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,12 @@ class SshGuest:
     Args:
         runner: starts ssh and rsync.
         config: our own ssh configuration file; its path holds no character that needs quoting.
+        far: the guest is on another host: what is not compressed already is, on its way.
     """
 
     runner: Runner
     config: Path
+    far: bool = False
 
     def exec(
         self,
@@ -123,8 +130,9 @@ class SshGuest:
     def _rsync(
         self, arguments: Sequence[str], *, timeout: float, on_output: OnOutput | None
     ) -> None:
-        # No compression: images and package caches are compressed already, and the link is local.
-        # Arguments are protected from the remote shell; hard links and sparse files stay such.
+        # No compression on a local link, where it only costs; rsync itself knows the suffixes of
+        # what is compressed already. Arguments are protected from the remote shell; hard links and
+        # sparse files stay such.
         argv = [
             "rsync",
             "--archive",
@@ -132,6 +140,7 @@ class SshGuest:
             "--sparse",
             "--numeric-ids",
             "--protect-args",
+            *(["--compress"] if self.far else []),
             "--info=progress2",
             f"--rsh=ssh -F {self.config}",
             "--rsync-path=sudo -n rsync",
@@ -166,7 +175,7 @@ def connected(
     )
     try:
         _wait_for_master(runner, config, master, folder, login, timeout)
-        yield SshGuest(runner, config)
+        yield SshGuest(runner, config, far=bool(login.proxy))
     finally:
         master.stop()
 
@@ -222,6 +231,7 @@ def write_config(folder: Path, login: Login, *, known_hosts: str) -> Path:
         "ServerAliveInterval": 15,
         "ServerAliveCountMax": 8,
         "LogLevel": "ERROR",
+        "ProxyCommand": shlex.join(login.proxy) or "none",
     }
     lines = ["Host guest", *(f"  {name} {value}" for name, value in options.items())]
     config = folder / "config"
@@ -298,6 +308,7 @@ def refuses_key(runner: Runner, login: Login, key: Path, parent: Path, *, known_
             "GlobalKnownHostsFile=none",
             f"HostKeyAlias={login.alias}",
             "ConnectTimeout=10",
+            f"ProxyCommand={shlex.join(login.proxy) or 'none'}",
         )
         result = runner.run(
             ["ssh", "-F", "none", "-i", str(copy), "-p", str(login.port)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,9 @@ from vagrant_kiwi.process import (
     last_lines,
 )
 
+_BACKTRACE = re.compile(r"\s+(?:\d+: )?from /.+:in `")
+#: hashicorp/vagrant, templates/locales/en.yml, provider_not_found.
+_NO_PLUGIN = "could not be found, but was requested to"
 #: Seconds that Vagrant has after SIGINT to end by itself; it finishes the step it is in.
 _GRACE = 60.0
 
@@ -54,6 +58,14 @@ class RoutedVagrant(vagrant.Vagrant):
         """Return how to log in, from ``vagrant ssh-config``; see ``read_login``."""
         return read_login(self.ssh_config(), alias=alias)  # type: ignore[no-untyped-call]
 
+    def add_box(self, name: str, url: Path, *, provider: str) -> None:
+        """Run ``vagrant box add`` with a list of versions."""
+        self.box_add(name, str(url), provider=provider)  # type: ignore[no-untyped-call]
+
+    def put_to_sleep(self) -> None:
+        """Run ``vagrant suspend``."""
+        self.suspend()  # type: ignore[no-untyped-call]
+
     def remove(self) -> None:
         """Run ``vagrant destroy --force``."""
         self.destroy()  # type: ignore[no-untyped-call]
@@ -82,10 +94,16 @@ class RoutedVagrant(vagrant.Vagrant):
                 details=last_lines(error.output),
                 resolution=f"Raise timeouts.{self._phase} in the settings if that is normal here.",
             ) from error
+        if not result.ok and _NO_PLUGIN in result.text + result.error_text:
+            raise PreflightError(
+                "Vagrant does not know the provider",
+                details=result.tail(4),
+                resolution="Install its plugin: ./bootstrap does, or the package vagrant-libvirt.",
+            )
         if not result.ok:
             raise GuestError(
                 f"vagrant {argv[1]} failed with exit status {result.status}",
-                details=result.tail(12),
+                details=_said(result),
                 resolution="The log has all that Vagrant said.",
             )
         return result
@@ -98,6 +116,12 @@ class RoutedVagrant(vagrant.Vagrant):
 
     def _stream_vagrant_command(self, args: Sequence[str | None]) -> Iterator[str]:
         yield from self._run(args, merge=True).text.splitlines(keepends=True)
+
+
+def _said(result: CommandResult) -> str:
+    """Return the last that Vagrant said; where it broke down, without Ruby's way to that place."""
+    said = (result.error_text.strip() or result.text.strip()).splitlines()
+    return "\n".join([line for line in said if not _BACKTRACE.match(line)][-12:])
 
 
 def read_login(ssh_config: str, *, alias: str) -> Login:
