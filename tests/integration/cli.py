@@ -70,7 +70,8 @@ class Project:
 
     def log(self) -> str:
         """Return the newest build log."""
-        logs = sorted(self.folder.glob(".vagrant-kiwi/builds/*/*/runs/*/build.log"))
+        found = self.folder.glob(".vagrant-kiwi/builds/*/*/runs/*/build.log")
+        logs = sorted(found, key=lambda path: path.stat().st_mtime)
         return logs[-1].read_text(errors="replace") if logs else ""
 
 

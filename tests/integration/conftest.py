@@ -54,6 +54,15 @@ def checkout() -> Path:
 
 
 @pytest.fixture(scope="session")
+def copy(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
+    """Return a fresh copy of the checkout; bootstrap makes its own environment in it."""
+    folder = tmp_path_factory.mktemp("docs") / "vagrant-kiwi"
+    ignored = shutil.ignore_patterns(".venv", ".git", ".vagrant-kiwi", ".*_cache", "__pycache__")
+    shutil.copytree(checkout, folder, ignore=ignored, symlinks=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def box(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Have the build box, and return its image."""
     folder = tmp_path_factory.mktemp("box")

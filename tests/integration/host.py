@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -19,7 +20,7 @@ _DAEMONS = ("dockerd", "containerd", "docker-proxy", "libvirtd", "dbus-daemon", 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a build could leave behind on a host, not only what carries our labels."""
+    """All that a build in a container could leave on a host, not only what carries our labels."""
 
     containers: frozenset[str]
     volumes: frozenset[str]
@@ -49,8 +50,60 @@ def take(client: docker.DockerClient) -> Snapshot:
         ),
         processes=frozenset(_processes()),
         listening=frozenset(_listening()),
-        runtime_folders=frozenset(str(path) for path in Path(tempfile.gettempdir()).glob("vk-*")),
+        runtime_folders=_runtime_folders(),
     )
+
+
+@dataclass(frozen=True)
+class MachineSnapshot:
+    """All that a build in a virtual machine could leave on a host."""
+
+    domains: frozenset[str]
+    volumes: frozenset[str]
+    networks: frozenset[str]
+    leases: frozenset[str]
+    processes: frozenset[str]
+    runtime_folders: frozenset[str]
+
+
+def take_machines() -> MachineSnapshot:
+    """Look at what libvirt has, and at our own processes; other tests may be using Docker."""
+    # Imported here: the tests without machines run where libvirt is not.
+    import libvirt
+
+    from vagrant_kiwi import libvirt_api
+
+    with libvirt_api.client("qemu:///system") as connection:
+        pools = connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+        for pool in pools:
+            pool.refresh(0)
+        networks = connection.listAllNetworks()
+        return MachineSnapshot(
+            domains=frozenset(
+                f"{entry.name()} {entry.state()[0]}" for entry in connection.listAllDomains()
+            ),
+            volumes=frozenset(volume.path() for pool in pools for volume in pool.listAllVolumes()),
+            networks=frozenset(f"{entry.name()} {entry.isActive()}" for entry in networks),
+            leases=frozenset(
+                f"{lease['ipaddr']} {lease['mac']}"
+                for entry in networks
+                if entry.isActive()
+                for lease in entry.DHCPLeases()
+            ),
+            processes=frozenset(_processes()),
+            runtime_folders=_runtime_folders(),
+        )
+
+
+def _runtime_folders() -> frozenset[str]:
+    return frozenset(str(path) for path in Path(tempfile.gettempdir()).glob("vk-*"))
+
+
+def _of_other_tests(process: Path) -> bool:
+    """Tell a process of tests that run beside these: their temporary folder is another one."""
+    variables = (process / "environ").read_bytes().split(b"\0")
+    folders = {entry for entry in variables if entry.startswith(b"TMPDIR=")}
+    return bool(folders) and f"TMPDIR={os.environ.get('TMPDIR', '')}".encode() not in folders
 
 
 def _processes() -> list[str]:
@@ -59,6 +112,8 @@ def _processes() -> list[str]:
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             fields_ = (entry / "stat").read_text().rpartition(")")[2].split()
+            if _of_other_tests(entry):
+                continue
         except OSError:
             continue
         zombie = fields_[0] == "Z"
@@ -80,9 +135,18 @@ def _listening() -> list[str]:
 
 def assert_as_before(before: Snapshot, client: docker.DockerClient, *, within: float = 15) -> None:
     """Compare the host with a snapshot; new things fail, things that others ended do not."""
+    _compare(before, lambda: take(client), within)
+
+
+def assert_machines_as_before(before: MachineSnapshot, *, within: float = 15) -> None:
+    """Compare libvirt and our processes with a snapshot; likewise."""
+    _compare(before, take_machines, within)
+
+
+def _compare(before: object, look: Callable[[], object], within: float) -> None:
     deadline = time.monotonic() + within
     while True:
-        left = _left(before, take(client))
+        left = _left(before, look())
         if not left:
             return
         if time.monotonic() > deadline:
@@ -90,11 +154,11 @@ def assert_as_before(before: Snapshot, client: docker.DockerClient, *, within: f
         time.sleep(0.3)
 
 
-def _left(before: Snapshot, after: Snapshot) -> list[str]:
+def _left(before: object, after: object) -> list[str]:
     ours = f"{os.getpid()} "
     return [
         f"{field.name}: {item}"
-        for field in fields(Snapshot)
+        for field in fields(type(after))  # type: ignore[arg-type]
         for item in sorted(getattr(after, field.name) - getattr(before, field.name))
         if not item.startswith(ours)
     ]

@@ -18,35 +18,10 @@ import pytest
 
 from tests.integration import host
 from tests.integration.cli import CHECKOUT, MAIN, Project, finish, wait_until
+from tests.integration.stand_in import BUSY, STAND_IN, describe, start_busy
 from vagrant_kiwi.guests import docker as docker_guests
 
 SUDO = () if os.geteuid() == 0 else ("sudo", "-n")
-STAND_IN = Path(__file__).parent / "data" / "stand-in.sh"
-
-DESCRIPTION = """<?xml version="1.0" encoding="utf-8"?>
-<image schemaversion="8.0" name="{name}">
-    <description type="system">
-        <author>A</author><contact>a@example.org</contact><specification>S</specification>
-    </description>
-    <preferences>
-        <version>1.0.0</version>
-        <packagemanager>apt</packagemanager>
-        <type image="{image_type}"/>
-    </preferences>
-    <packages type="image"><package name="bash"/></packages>
-    <packages type="bootstrap"><package name="base-files"/></packages>
-</image>
-"""
-
-
-def describe(
-    folder: Path, *, name: str = "stand-in", image_type: str = "tbz", behave: str = ""
-) -> Path:
-    """Write a description whose stand-in build does what ``behave`` says."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.xml").write_text(DESCRIPTION.format(name=name, image_type=image_type))
-    (folder / "behave").write_text(behave + "\n")
-    return folder
 
 
 @pytest.fixture
@@ -79,17 +54,6 @@ def build(project: Project, *words: str) -> tuple[int, dict[str, object], str]:
     if done.status:
         assert answer["error"]["code"] == done.status
     return done.status, answer, done.errors
-
-
-#: What a stand-in does that a test stops.
-BUSY = "echo busy; sleep 600"
-
-
-def start_busy(project: Project, *words: str) -> subprocess.Popen[str]:
-    """Start a build with a stand-in that does not end, and wait until that runs."""
-    running = project.start("build", "--json", *words)
-    wait_until(lambda: "busy" in project.log(), what="the stand-in runs")
-    return running
 
 
 @contextlib.contextmanager

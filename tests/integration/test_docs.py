@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,27 +26,20 @@ def commands(page: str) -> list[str]:
     return [line.removeprefix("$ ") for line in lines]
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a fresh copy of the checkout; bootstrap makes its own environment in it."""
-    folder = tmp_path_factory.mktemp("docs") / "vagrant-kiwi"
-    ignored = shutil.ignore_patterns(".venv", ".git", ".vagrant-kiwi", ".*_cache", "__pycache__")
-    shutil.copytree(CHECKOUT, folder, ignore=ignored, symlinks=True)
-    return folder
-
-
-def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def shell(
+    line: str, folder: Path, *, timeout: float = 1200, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run commands as a person types them, without our own environment on the PATH."""
     ours = str(Path(sys.executable).parent)
     path = ":".join(part for part in os.environ["PATH"].split(":") if part != ours)
     return subprocess.run(
         ["bash", "-euc", line],
         cwd=folder,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": path, **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=1200,
+        timeout=timeout,
     )
 
 
