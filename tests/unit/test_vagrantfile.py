@@ -29,7 +29,7 @@ def test_a_machine_for_one_build(tmp_path: Path) -> None:
     assert "config.vm.define 'vagrant-kiwi-r1'" in text
     assert "config.vm.synced_folder '.', '/vagrant', disabled: true" in text
     assert "lv.disk_driver cache: 'unsafe', discard: 'unmap'" in text
-    assert f"source: {{ path: '{plan.paths.run}/console.log' }}" in text
+    assert f"source: {{ path: '{plan.paths.run}/console.log\\' append=\\'on' }}" in text
     assert values(text) == {
         "uri": "'qemu:///system'",
         "default_prefix": "''",

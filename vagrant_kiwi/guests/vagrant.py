@@ -78,7 +78,7 @@ def prepare(planned: GuestRecord, run_folder: Path, vagrantfile: str) -> GuestRe
         state.make_folder(planned.folder)
         state.write_text(planned.folder / "Vagrantfile", vagrantfile)
         if planned.console is not None:
-            # libvirt's log daemon appends to what is there, and makes it root's if nothing is.
+            # libvirt's log daemon appends to what is there, whoever's it is.
             planned.console.touch(mode=0o600)
     record = planned.model_copy(update={"runtime": ssh.runtime_folder()})
     try:

@@ -59,7 +59,12 @@ class BoxView:
 
 @dataclass(frozen=True)
 class LibvirtView:
-    """``guest.libvirt`` in the templates; ``console`` is a path."""
+    """``guest.libvirt`` in the templates.
+
+    ``console`` is a path, with an attribute behind it: vagrant-libvirt 0.11.2 writes it into the
+    domain's XML between quotes as it is, and knows no other way to say that libvirt's log daemon
+    shall append to the file, which is the user's. It would make a new one that only root may read.
+    """
 
     uri: str
     driver: str
@@ -135,7 +140,7 @@ def _libvirt(plan: BuildPlan, settings: LibvirtSettings, machine: Machine) -> Li
         disk=settings.disk,
         disk_bus=settings.disk_bus,
         disk_cache=settings.disk_cache,
-        console=str(plan.console) if plan.console is not None else None,
+        console=f"{plan.console}' append='on" if plan.console is not None else None,
         network=settings.network,
         network_address=machine.network_address,
         network_device=machine.network_device,

@@ -5,8 +5,10 @@ One guest is shared: under emulation a start takes a minute.
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -17,11 +19,12 @@ from typing import Any
 import libvirt
 import pytest
 from lxml import etree
+from platformdirs import user_cache_path
 
 from tests.integration.cli import Project, finish, wait_until
 from tests.integration.machines.conftest import IMAGE, SMALL
 from tests.integration.stand_in import BUSY, STAND_IN, describe, start_busy
-from vagrant_kiwi import libvirt_api
+from vagrant_kiwi import box_recipe, libvirt_api, machine_boxes
 from vagrant_kiwi.guests import agent
 from vagrant_kiwi.guests.record import GuestRecord
 from vagrant_kiwi.plan import GUEST_ROOT, guest_name
@@ -158,8 +161,10 @@ def plant(connection: libvirt.virConnect, run_id: str) -> libvirt.virDomain:
     pool = connection.storagePoolLookupByName("default")
     pool.createXML(f"<volume><name>{name}.img</name><capacity>4096</capacity></volume>", 0)
     return connection.defineXML(
-        f"<domain type='qemu'><name>{name}</name><memory>65536</memory><os><type>hvm</type></os>"
-        "</domain>"
+        f"<domain type='qemu'><name>{name}</name><memory>65536</memory><os><type>hvm</type>"
+        # As a site's template for UEFI has it: without a special word libvirt keeps such a domain.
+        "<loader readonly='yes' type='pflash'>/nowhere.fd</loader><nvram>/nowhere-either.fd</nvram>"
+        "</os></domain>"
     )
 
 
@@ -173,7 +178,7 @@ def test_a_name_that_is_taken_is_refused_and_left_alone(
         assert "domain vagrant-kiwi-taken-1" in done.json["error"]["details"]
         assert domain.name() == guest_name("taken-1")
     finally:
-        domain.undefine()
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
         pool = connection.storagePoolLookupByName("default")
         pool.storageVolLookupByName(f"{guest_name('taken-1')}.img").delete(0)
 
@@ -239,6 +244,33 @@ def console_of(project: Project) -> str:
     return logs[-1].read_text(errors="replace")
 
 
+def test_a_box_that_was_made_anew_is_what_the_next_guest_boots(
+    kept: Kept, project: Project, connection: libvirt.virConnect
+) -> None:
+    recipe = box_recipe.find_recipe("debian-bookworm")
+    cache = user_cache_path("vagrant-kiwi") / "libvirt" / recipe.name
+    old = machine_boxes.find(recipe, cache)
+    assert old is not None
+    # To make it takes minutes, and the bytes do not matter: it is another version.
+    again = Path(shutil.copy(cache / old.version / old.file, cache))
+    now = datetime.datetime.now(datetime.UTC)
+    new = machine_boxes.adopt(recipe, cache, again, sha256=old.sha256, now=now)
+
+    done = project.run("up", *IMAGE, "--json")
+    assert done.status == 0, done.errors
+    pool = connection.storagePoolLookupByName("default")
+    pool.refresh(0)
+    disk = pool.storageVolLookupByName(f"{guest_name(done.json['guest'])}.img")
+    backing = etree.fromstring(disk.XMLDesc(0).encode()).findtext("backingStore/path")
+    assert Path(str(backing)).name == machine_boxes.volume_name(new)
+    assert project.run("down", *IMAGE).status == 0
+    # The guest that runs on the old one keeps it, and is not what a build would get now.
+    assert machine_boxes.volume_name(old) in [volume.name() for volume in pool.listAllVolumes()]
+    refused = kept.project.run("build", *IMAGE, "--json")
+    assert refused.status == 3
+    assert "box" in refused.json["error"]["details"]
+
+
 def test_down_removes_it_and_gives_its_address_back(
     kept: Kept, connection: libvirt.virConnect
 ) -> None:
@@ -256,3 +288,6 @@ def test_down_removes_it_and_gives_its_address_back(
         ["virsh", "-q", "vol-list", "default"], check=True, capture_output=True, text=True
     )
     assert guest_name(kept.run_id) not in left.stdout
+    # Nothing uses the older box any more.
+    assert kept.project.run("box-add", "--provider=libvirt").status == 0
+    assert len(list((user_cache_path("vagrant-kiwi") / "libvirt/debian-bookworm").iterdir())) == 1
