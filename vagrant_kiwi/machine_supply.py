@@ -19,6 +19,7 @@ from vagrant_kiwi import (
     machine_boxes,
     mirrors,
     plan,
+    preflight,
     state,
 )
 from vagrant_kiwi.box_recipe import Recipe
@@ -85,7 +86,9 @@ def _make(supply: Supply, recipe: Recipe, cache: Path, folder: Path) -> MachineB
 
     Raises:
         BoxError: it cannot be made.
+        PreflightError: the host lacks something for it.
     """
+    preflight.installed("docker", supply.environment)
     console = supply.console
     console.note(f"making the build box {recipe.name} for libvirt, once: it takes some minutes")
     # Its phases are no phases of the build that needs the box.

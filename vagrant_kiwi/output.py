@@ -101,7 +101,8 @@ class VagrantTee(Tee):
         for line in lines:
             # "==> default: Waiting for domain to get an IP address..."
             mark, _, text = line.decode("utf-8", "replace").strip().partition(": ")
-            if mark.startswith("==> ") and text:
+            # vagrant-libvirt lists all its settings, each with a dash; the log has them.
+            if mark.startswith("==> ") and text and not text.lstrip().startswith("--"):
                 self._view.update(text)
 
 

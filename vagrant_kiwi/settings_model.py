@@ -192,8 +192,8 @@ class LibvirtSettings(_Model):
         "a whole number from 20",
         kind="number",
     )
-    disk_bus: Literal["virtio", "scsi", "sata"] = _setting(
-        "virtio", "How the disk is attached", "virtio, scsi, sata"
+    disk_bus: Literal["virtio", "scsi"] = _setting(
+        "virtio", "How the disk is attached; the box has drivers for these", "virtio, scsi"
     )
     disk_cache: Literal["none", "writethrough", "writeback", "directsync", "unsafe"] = _setting(
         "unsafe",

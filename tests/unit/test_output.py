@@ -7,7 +7,7 @@ import io
 from typing import IO, cast
 
 from vagrant_kiwi.console import Console
-from vagrant_kiwi.output import BuildLog, Tee
+from vagrant_kiwi.output import BuildLog, Tee, VagrantTee
 
 
 class Broken(io.StringIO):
@@ -49,3 +49,16 @@ def test_a_full_disk_is_told_once_and_the_output_goes_on() -> None:
     tee(b"two\n")
     assert tee.seen == b"one\ntwo\n"
     assert said.getvalue().count("the log cannot be written any more") == 1
+
+
+def test_what_vagrant_is_at_is_shown_and_all_it_says_is_logged() -> None:
+    said, log = io.StringIO(), io.BytesIO()
+    console = Console(stream=said)
+    with console.phase("up") as view:
+        tee = VagrantTee(BuildLog(log, console), console, view)
+        tee(b"Bringing it up\n==> m: Creating domain...\n==> m:  -- Memory: 512M\n==> m: Wai")
+        tee(b"ting for domain: soon\n")
+    assert "up: Creating domain...\n" in said.getvalue()
+    assert "up: Waiting for domain: soon\n" in said.getvalue()
+    assert "Memory" not in said.getvalue()
+    assert b"Memory" in log.getvalue()
