@@ -19,7 +19,7 @@ def test_the_commands_of_the_page_work(copy: Path, machines_unchanged: None) -> 
     )
     # All is as a person has it, but for the compression, which emulation makes minutes of.
     quick = copy / "quick.yml"
-    quick.write_text("xz:\n  options: -0\n")
+    quick.write_text('xz:\n  options: "-0 --threads=0"\n')
     done = shell(
         "\n".join(["set -x", *lines]),
         copy,
