@@ -12,7 +12,7 @@ from vagrant_kiwi.errors import SettingsError
 from vagrant_kiwi.guests.vagrantfile import BoxView, Machine, render
 
 BOX = BoxView("debian-bookworm", "vagrant-kiwi/debian-bookworm", "1.20260101000000")
-MACHINE = Machine("tcg", 2, "maximum", None, ("erms",), "192.168.122.0/24", "virbr0")
+MACHINE = Machine("tcg", 2, "maximum", None, "192.168.122.0/24", "virbr0")
 
 
 def values(text: str) -> dict[str, str]:
@@ -29,7 +29,6 @@ def test_a_machine_for_one_build(tmp_path: Path) -> None:
     assert "config.vm.define 'vagrant-kiwi-r1'" in text
     assert "config.vm.synced_folder '.', '/vagrant', disabled: true" in text
     assert "lv.disk_driver cache: 'unsafe', discard: 'unmap'" in text
-    assert "lv.cpu_feature name: 'erms', policy: 'disable'" in text
     assert f"source: {{ path: '{plan.paths.run}/console.log\\' append=\\'on' }}" in text
     assert values(text) == {
         "uri": "'qemu:///system'",
@@ -64,7 +63,7 @@ def test_what_the_settings_say_is_what_it_is(tmp_path: Path) -> None:
         "pool": "mine",
         "network": "other",
     }
-    machine = Machine("kvm", 5, "custom", "Nehalem", (), "10.0.0.0/8", "br7")
+    machine = Machine("kvm", 5, "custom", "Nehalem", "10.0.0.0/8", "br7")
     text = render(plans.make(tmp_path, provider="libvirt", libvirt=chosen), BOX, machine)
     found = values(text)
     assert found["driver"] == "'kvm'"

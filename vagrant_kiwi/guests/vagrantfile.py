@@ -29,15 +29,13 @@ class Box(Protocol):
 class Machine:
     """What a virtual machine is like as far as its host decides; ``libvirt_host`` finds it out.
 
-    ``cpu_without`` names features that its processor shall not have. ``network_address`` is the
-    network's own, with its prefix, ``network_device`` its bridge.
+    ``network_address`` is the network's own, with its prefix, ``network_device`` its bridge.
     """
 
     accel: Literal["kvm", "tcg"]
     cpus: int
     cpu_mode: str
     cpu_model: str | None
-    cpu_without: tuple[str, ...]
     network_address: str
     network_device: str
 
@@ -74,7 +72,6 @@ class LibvirtView:
     cpus: int
     cpu_mode: str
     cpu_model: str | None
-    cpu_without: tuple[str, ...]
     machine_type: str | None
     arch: str | None
     pool: str
@@ -137,7 +134,6 @@ def _libvirt(plan: BuildPlan, settings: LibvirtSettings, machine: Machine) -> Li
         cpus=machine.cpus,
         cpu_mode=machine.cpu_mode,
         cpu_model=machine.cpu_model,
-        cpu_without=machine.cpu_without,
         machine_type=settings.machine_type,
         arch=settings.arch,
         pool=settings.pool,
