@@ -18,8 +18,8 @@ from vagrant_kiwi.plan import guest_name
 
 _HOST_KEYS = ("sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub")
 # A DHCPRELEASE (RFC 2131, 4.4.6); dnsmasq keeps an address for an hour otherwise, and a network has
-# some 250 of them. networkd sends one when it stops, but without the server's name in it (until
-# systemd 253), and dnsmasq passes such a one over.
+# some 250 of them. networkd sends one when it stops, but in systemd 252 without the option that
+# names the server, and dnsmasq passes such a one over.
 _RELEASE = """
 import glob, os, socket, struct
 for path in glob.glob("/run/systemd/netif/leases/*"):
