@@ -219,8 +219,9 @@ def _guest(
     Yields:
         The guest, its record, whose ``runtime`` is a private folder on the host, and the log.
     """
-    # A template that cannot be rendered must fail before anything exists.
-    rendered = vagrantfile.render(plan, inputs.box, inputs.machine)
+    # A template that cannot be rendered must fail before anything exists; a guest that was left
+    # has its Vagrantfile.
+    rendered = vagrantfile.render(plan, inputs.box, inputs.machine) if reused is None else ""
     planned = vagrant.record_of(plan, inputs.box.image, reused, asleep=wake)
     if on_success == "up":
         made_of = standing.made_of(plan, inputs.box, inputs.machine)

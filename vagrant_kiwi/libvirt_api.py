@@ -113,6 +113,28 @@ def lookup_domain(connection: libvirt.virConnect, name: str) -> libvirt.virDomai
         raise
 
 
+def volumes(connection: libvirt.virConnect) -> Iterator[libvirt.virStorageVol]:
+    """Yield the volumes of all active pools, as they are on disk now."""
+    for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+        found: list[libvirt.virStorageVol] = []
+        with gone_is_fine():
+            # Another process may have made or removed files behind this daemon's back.
+            pool.refresh(0)
+            found = pool.listAllVolumes()
+        yield from found
+
+
+@contextlib.contextmanager
+def gone_is_fine() -> Iterator[None]:
+    """Let something be gone already: Vagrant or another clean-up was faster."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        # OPERATION_INVALID: a domain that is not running any more cannot be stopped.
+        if not is_gone(error) and error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise
+
+
 def is_gone(error: libvirt.libvirtError) -> bool:
     """Tell whether an error says that the thing does not exist (any more)."""
     return error.get_error_code() in (

@@ -166,8 +166,7 @@ def register(box: MachineBox, folder: Path, runner: Runner, *, timeout: float) -
 
 def _vagrant_folder(box: MachineBox, runner: Runner) -> Path:
     # lib/vagrant/box_collection.rb; from 2.4 on with a folder for the architecture in between.
-    name = box.image.replace("/", "-VAGRANTSLASH-")
-    return vagrant_home(runner.environment) / "boxes" / name / box.version
+    return vagrant_home(runner.environment) / "boxes" / _flat_name(box) / box.version
 
 
 def _registered(box: MachineBox, runner: Runner) -> Path | None:
@@ -234,11 +233,12 @@ def volume_name(box: MachineBox) -> str:
 
     Source: vagrant-libvirt 0.11.2, action/handle_box_image.rb, get_volume_name.
     """
-    return f"{_volume_prefix(box.image)}{box.version}_box.img"
+    return f"{_flat_name(box)}_vagrant_box_image_{box.version}_box.img"
 
 
-def _volume_prefix(image: str) -> str:
-    return f"{image.replace('/', '-VAGRANTSLASH-')}_vagrant_box_image_"
+def _flat_name(box: MachineBox) -> str:
+    """Return a box's name as Vagrant and its plugin write it in names of files."""
+    return box.image.replace("/", "-VAGRANTSLASH-")
 
 
 def _length(volume: libvirt.virStorageVol) -> int:
@@ -332,22 +332,16 @@ def _said(what: str, say: Callable[[str], None]) -> Iterator[None]:
 
 def _in_use(connection: libvirt.virConnect, name: str) -> bool:
     """Tell whether any volume, of whatever pool, is an overlay of one of a name."""
-    for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
-        pool.refresh(0)
-        for volume in pool.listAllVolumes():
-            try:
-                xml = etree.fromstring(volume.XMLDesc(0).encode())
-            except libvirt.libvirtError as error:
-                if libvirt_api.is_gone(error):
-                    continue
-                raise
-            if Path(xml.findtext("backingStore/path") or "").name == name:
-                return True
+    for volume in libvirt_api.volumes(connection):
+        xml = None
+        with libvirt_api.gone_is_fine():
+            xml = etree.fromstring(volume.XMLDesc(0).encode())
+        if xml is not None and Path(xml.findtext("backingStore/path") or "").name == name:
+            return True
     return False
 
 
 def _delete_volumes(connection: libvirt.virConnect, name: str) -> None:
-    for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
-        for volume in pool.listAllVolumes():
-            if volume.name() == name:
-                volume.delete(0)
+    for volume in libvirt_api.volumes(connection):
+        if volume.name() == name:
+            volume.delete(0)

@@ -15,6 +15,7 @@ from docker.models.containers import Container
 
 from vagrant_kiwi import docker_api
 from vagrant_kiwi.errors import GuestError, PreflightError
+from vagrant_kiwi.guests import ssh
 from vagrant_kiwi.plan import GUEST_ROOT
 
 RUN_LABEL = "vagrant-kiwi.run"
@@ -131,11 +132,7 @@ def host_keys(daemon: docker.DockerClient, run_id: str, *, timeout: float) -> tu
         answer = found[0].exec_run(["sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub"], stream=False)
         # Bytes, because it is not streamed.
         status, output = answer.exit_code, cast(bytes, answer.output)
-        keys = tuple(
-            " ".join(line.split()[:2])
-            for line in output.decode("ascii", "replace").splitlines()
-            if line.startswith(("ssh-", "ecdsa-"))
-        )
+        keys = ssh.public_keys(output.decode("ascii", "replace"))
         if status == 0 and keys:
             return keys
         if time.monotonic() > deadline:

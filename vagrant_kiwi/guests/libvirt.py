@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import libvirt
 
 from vagrant_kiwi import libvirt_api
 from vagrant_kiwi.errors import GuestError, PreflightError
-from vagrant_kiwi.guests import agent
+from vagrant_kiwi.guests import agent, ssh
 from vagrant_kiwi.plan import guest_name
 
 _HOST_KEYS = ("sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub")
@@ -99,11 +99,7 @@ class LibvirtBackend:
                     resolution="Did the template change the name of the machine? It must stay.",
                 )
             output = agent.run(domain, _HOST_KEYS, timeout=timeout, patience=timeout)
-        keys = tuple(
-            " ".join(line.split()[:2])
-            for line in output.splitlines()
-            if line.startswith(("ssh-", "ecdsa-"))
-        )
+        keys = ssh.public_keys(output)
         if not keys:
             raise GuestError(
                 "The guest has no ssh host keys",
@@ -157,11 +153,11 @@ class LibvirtBackend:
                 _remove_domain(domain)
             for volume in self._volumes(connection):
                 say(f"removing the volume {volume.name()}")
-                with _gone_is_fine():
+                with libvirt_api.gone_is_fine():
                     volume.delete(0)
             for network in self._networks(connection):
                 say(f"removing the network {network.name()}")
-                with _gone_is_fine():
+                with libvirt_api.gone_is_fine():
                     if network.isActive():
                         network.destroy()
                     if network.isPersistent():
@@ -185,13 +181,7 @@ class LibvirtBackend:
 
     def _volumes(self, connection: libvirt.virConnect) -> list[libvirt.virStorageVol]:
         """Return the volumes named after the run, in all pools: the disk, and a template's own."""
-        found = []
-        for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
-            with _gone_is_fine():
-                # Another process may have made or removed files behind this daemon's back.
-                pool.refresh(0)
-                found += [volume for volume in pool.listAllVolumes() if self._is_ours(volume)]
-        return found
+        return [volume for volume in libvirt_api.volumes(connection) if self._is_ours(volume)]
 
     def _is_ours(self, volume: libvirt.virStorageVol) -> bool:
         # Not the bare beginning: the run "a" is not the run "a-b".
@@ -208,26 +198,13 @@ class LibvirtBackend:
 
 def _remove_domain(domain: libvirt.virDomain) -> None:
     """Stop a domain and forget it, with its saved memory, its snapshots' records and its NVRAM."""
-    with _gone_is_fine():
+    with libvirt_api.gone_is_fine():
         if domain.isActive():
             domain.destroy()
-    with _gone_is_fine():
+    with libvirt_api.gone_is_fine():
         domain.undefineFlags(
             libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
             | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
             | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
             | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
         )
-
-
-@contextlib.contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    """Let something be gone already: Vagrant or another clean-up was faster."""
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        # OPERATION_INVALID: a domain that is not running any more cannot be stopped.
-        if not libvirt_api.is_gone(error) and error.get_error_code() not in (
-            libvirt.VIR_ERR_OPERATION_INVALID,
-        ):
-            raise

@@ -152,6 +152,15 @@ class SshGuest:
             raise TransferError(f"{room}rsync exited with {result.status}: {result.tail(5)}")
 
 
+def public_keys(text: str) -> tuple[str, ...]:
+    """Return the keys in the text of public key files, "type key" each, without comments."""
+    return tuple(
+        " ".join(line.split()[:2])
+        for line in text.splitlines()
+        if line.startswith(("ssh-", "ecdsa-"))
+    )
+
+
 @contextlib.contextmanager
 def connected(
     runner: Runner, login: Login, folder: Path, *, known_hosts: str, timeout: float

@@ -198,6 +198,7 @@ def test_a_suspended_guest_comes_back_with_its_memory_and_the_time(
     domain = kept.domain(connection)
     assert not domain.isActive()
     assert domain.hasManagedSaveImage(0)
+    # Not for an event: the guest's clock must fall behind by more than is tolerated below.
     time.sleep(5)
     kept.up()
     assert kept.ask(connection, "cat", "/dev/shm/mark") == "remembered"
