@@ -114,7 +114,11 @@ class LibvirtBackend:
 
     def last_words(self) -> str:
         """Return the state of a domain that does not run, and its console; see ``Backend``."""
-        with contextlib.suppress(PreflightError), libvirt_api.client(self.uri) as connection:
+        with (
+            # The words are for another error, which must not be lost to one of libvirt's.
+            contextlib.suppress(PreflightError, GuestError),
+            libvirt_api.client(self.uri) as connection,
+        ):
             domain = libvirt_api.lookup_domain(connection, self._name)
             if domain is not None and domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
                 return f"QEMU stopped the guest: see {self._name}.log of QEMU on the host"
