@@ -21,6 +21,8 @@ from vagrant_kiwi.errors import SettingsError
 from vagrant_kiwi.settings_model import (
     BundleSettings,
     DockerSettings,
+    HostEntry,
+    HostSettings,
     KiwiSettings,
     LibvirtSettings,
     Settings,
@@ -44,6 +46,8 @@ __all__ = [
     "KEYS",
     "BundleSettings",
     "DockerSettings",
+    "HostEntry",
+    "HostSettings",
     "Key",
     "KiwiSettings",
     "LibvirtSettings",

@@ -31,6 +31,10 @@ def _host_path(value: object, info: ValidationInfo) -> Path:
     return info.context / path if isinstance(info.context, Path) else path
 
 
+def _trust_or_path(value: object, info: ValidationInfo) -> object:
+    return value if value == "trust" else _host_path(value, info)
+
+
 def _guest_path(value: str) -> str:
     if ".." in value.split("/"):
         raise ValueError("'..' is not allowed in it")
@@ -76,6 +80,17 @@ GuestPath = Annotated[
     AfterValidator(_guest_path),
 ]
 HostPath = Annotated[Path, BeforeValidator(_host_path)]
+# A name or an address; ssh would take one with a "-" in front for an option.
+Address = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:%-]*$")]
+User = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@\\-]*$")]
+Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
+Jump = Annotated[
+    str,
+    StringConstraints(
+        strict=True,
+        pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.-]*(:[0-9]{1,5})?$",
+    ),
+]
 Switch = Annotated[bool, Strict()]
 Seconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 
@@ -108,6 +123,10 @@ _WORD = "one word that does not begin with a dash (in quotes where it looks like
 _FILE_NAME = "a file name without folders (in quotes where it looks like a number)"
 _HOST_PATH = "a path on this host"
 _GUEST_PATH = "an absolute path in the guest, without '..'"
+_ADDRESS = "a name or an address, without user and port"
+_USER = "a user's name"
+_PORT = "a whole number from 1 to 65535"
+_JUMP = "[USER@]NAME[:PORT]"
 
 
 class _Model(BaseModel):
@@ -148,6 +167,47 @@ class DockerSettings(_Model):
         "a list of arguments",
         kind="list",
         secret=True,
+    )
+    pull: Literal["missing", "always", "never"] = _setting(
+        "missing",
+        "When a box that is an image of a registry is pulled; ours are made on this host",
+        "missing, always, never",
+    )
+
+
+class HostEntry(_Model):
+    """One of several machines; what it leaves out is taken from ``host``."""
+
+    address: Address = _setting(..., "Name or address", _ADDRESS)
+    port: Port | None = _setting(None, "Port of sshd", _PORT, kind="number")
+    user: User | None = _setting(None, "Who logs in", _USER)
+    identity_file: HostPath | None = _setting(None, "Private key", _HOST_PATH)
+    known_hosts: HostPath | None = _setting(None, "File with the machine's key", _HOST_PATH)
+    jump: Jump | None = _setting(None, "Machine to go through", _JUMP)
+
+
+class HostSettings(_Model):
+    """An existing machine that is built on, over ssh."""
+
+    address: Address | None = _setting(None, "Name or address of the machine", _ADDRESS)
+    port: Port = _setting(22, "Port of its sshd", _PORT, kind="number")
+    user: User | None = _setting(
+        None, "Who logs in there, with sudo without a password; else your own name", _USER
+    )
+    identity_file: HostPath | None = _setting(
+        None, "Private key to log in with; else ssh's own choice, your agent included", _HOST_PATH
+    )
+    known_hosts: HostPath | None = _setting(
+        None, "File with the machine's key; else your own and the system's", _HOST_PATH
+    )
+    jump: Jump | None = _setting(None, "Machine to go through; its key must be known, too", _JUMP)
+    host_key: Literal["known", "accept-new"] = _setting(
+        "known",
+        "known: the machine's key must be in known_hosts; accept-new: the first one seen is added",
+        "known, accept-new",
+    )
+    folder: GuestPath = _setting(
+        "/var/lib/vagrant-kiwi", "Where runs keep their data there, on a local disk", _GUEST_PATH
     )
 
 
@@ -259,19 +319,39 @@ class Settings(_Model):
     provider: Annotated[str, StringConstraints(strict=True, pattern=r"^[a-z0-9][a-z0-9_-]*$")] = (
         _setting(
             "docker",
-            "Where images are built: docker, libvirt, or the name of a Vagrantfile.<name>.j2",
+            "Where images are built: docker, libvirt, docker-direct (without Vagrant), host (an "
+            "existing machine), or the name of a Vagrantfile.<name>.j2",
             "lower-case letters, digits, - and _, a letter or digit first",
         )
     )
     description: HostPath | None = _setting(
         None, "Folder of the KIWI description that build takes by default", _HOST_PATH
     )
-    box: Text | None = _setting(None, "Build box; else the provider's own", _TEXT)
+    box: Text | None = _setting(
+        None,
+        "Build box; else the provider's own; for docker also an image, as in "
+        "registry.example.com/kiwi:1",
+        _TEXT,
+    )
+    kiwi_version: Word | None = _setting(
+        None, "Version of KIWI in the box; a box with another one is made once and kept", _WORD
+    )
+    vagrantfile: Annotated[Literal["trust"] | Path, BeforeValidator(_trust_or_path)] | None = (
+        _setting(
+            None,
+            "Vagrantfile of your own, which runs code on this host: its path, or trust for the one "
+            "beside the description",
+            "trust, or a path on this host",
+        )
+    )
     state_dir: HostPath = _setting(
         Path(".vagrant-kiwi"), "Folder for guests, logs and results", _HOST_PATH
     )
     target_dir: HostPath | None = _setting(
         None, "Folder for results; else result in state_dir", _HOST_PATH
+    )
+    result_format: Literal["files", "tar"] = _setting(
+        "files", "tar: the result's files, and one build_results.tar with all of them", "files, tar"
     )
     keep: Literal["never", "failed", "always"] = _setting(
         "never", "When the guest is left in place after a build", "never, failed, always"
@@ -313,5 +393,13 @@ class Settings(_Model):
     timeouts: Annotated[Timeouts, BeforeValidator(_none_is_empty)] = Timeouts()
     docker: Annotated[DockerSettings, BeforeValidator(_none_is_empty)] = DockerSettings()
     libvirt: Annotated[LibvirtSettings, BeforeValidator(_none_is_empty)] = LibvirtSettings()
+    host: Annotated[HostSettings, BeforeValidator(_none_is_empty)] = HostSettings()
+    hosts: tuple[HostEntry, ...] = _setting(
+        (),
+        "Several machines; the first one that is free is taken",
+        "a list of mappings with address, port, user, identity_file, known_hosts and jump (on the "
+        "command line: [USER@]ADDRESS[:PORT])",
+        kind="list",
+    )
     kiwi: Annotated[KiwiSettings, BeforeValidator(_none_is_empty)] = KiwiSettings()
     bundle: Annotated[BundleSettings, BeforeValidator(_none_is_empty)] = BundleSettings()

@@ -114,6 +114,8 @@ def flags_level(flags: Mapping[str, object], *, kinds: Mapping[str, Kind], cwd: 
             given[key] = not value
         elif key == "sync" and isinstance(value, (list, tuple)):
             given[key] = [_sync_flag(item) for item in value]
+        elif key == "hosts" and isinstance(value, (list, tuple)):
+            given[key] = [_host_flag(item) for item in value]
         else:
             given[key] = parsed(value, kinds[key]) if isinstance(value, str) else value
     return Level(FLAGS, cwd, nested(given))
@@ -125,6 +127,24 @@ def _sync_flag(item: object) -> object:
         return item
     source, colon, target = item.rpartition(":/")
     return {"source": source, "target": f"/{target}"} if colon and source else item
+
+
+def _host_flag(item: object) -> object:
+    """Return the entry for ``[USER@]ADDRESS[:PORT]``; an IPv6 address with a port is in []."""
+    if not isinstance(item, str):
+        return item
+    user, at, rest = item.rpartition("@")
+    match = re.fullmatch(
+        r"\[(?P<six>[^\]]*)\](:(?P<a>[0-9]+))?|(?P<name>[^:]*)(:(?P<b>[0-9]+))?", rest
+    )
+    if match is None:
+        return {"address": rest, **({"user": user} if at else {})}
+    port = match["a"] or match["b"]
+    return {
+        "address": match["six"] if match["six"] is not None else match["name"],
+        **({"user": user} if at else {}),
+        **({"port": int(port)} if port and len(port) < 8 else {}),
+    }
 
 
 def parsed(text: str, kind: Kind) -> object:

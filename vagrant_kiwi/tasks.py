@@ -30,6 +30,14 @@ _COMMON = {
     "quiet": "show only warnings and errors",
     "verbose": "show what the tools say, while they say it",
 }
+_PROVIDER = "docker, libvirt, docker-direct or host"
+_PLACE = {
+    "box": "name of the build box, or for docker an image of a registry",
+    "kiwi-version": "version of KIWI in the box; such a box is made once and kept",
+    "pull": "when an image of a registry is pulled: missing, always or never",
+    "host": "[USER@]ADDRESS[:PORT] for --provider=host; of several the first free one is taken",
+    "vagrantfile": "Vagrantfile of your own; it runs code on this host",
+}
 _KIWI = {
     "kiwi-file": "name of the description's main file, where there are several",
     "profile": "KIWI profile to build; may be given several times",
@@ -44,12 +52,12 @@ def _help(*names: str) -> dict[str, str]:
 
 @task(
     klass=invocation.PlainTask,
-    iterable=["profile", "setenv", "sync", "provision"],
+    iterable=["profile", "setenv", "sync", "provision", "host"],
     help={
         **_COMMON,
         **_KIWI,
-        "provider": "docker or libvirt",
-        "box": "name of the build box",
+        "provider": _PROVIDER,
+        **_PLACE,
         "target-dir": "folder for results, instead of result/ in the state folder",
         "keep": "keep the guest: never, failed or always",
         "isolation": "auto, or privileged (a docker guest that may do anything on this host)",
@@ -69,6 +77,7 @@ def _help(*names: str) -> dict[str, str]:
         "no-compress": "do not compress the result",
         "zsync-source": "URL from which the result will be offered to zsync",
         "package-as-rpm": "make an RPM package of the result",
+        "result-format": "files, or tar: also one build_results.tar with all of them",
     },
 )
 def build(
@@ -76,6 +85,10 @@ def build(
     description: str | None = None,
     provider: str | None = None,
     box: str | None = None,
+    kiwi_version: str | None = None,
+    pull: str | None = None,
+    host: list[str] | None = None,
+    vagrantfile: str | None = None,
     type: str | None = None,
     profile: list[str] | None = None,
     kiwi_file: str | None = None,
@@ -97,6 +110,7 @@ def build(
     no_compress: bool = False,
     zsync_source: str | None = None,
     package_as_rpm: bool = False,
+    result_format: str | None = None,
     dry_run: bool = False,
     json: bool = False,
     quiet: bool = False,
@@ -108,8 +122,9 @@ def build(
     console = Console(quiet=quiet, verbose=verbose)
     flags = {
         **_variant(description, provider, type, profile, kiwi_file),
-        "box": box,
+        **_place(box, kiwi_version, pull, host, vagrantfile),
         "target_dir": target_dir,
+        "result_format": result_format,
         "sync": sync,
         "provision": provision,
         "keep": keep,
@@ -163,7 +178,7 @@ def info(
 _VARIANT = {
     **_COMMON,
     **_KIWI,
-    "provider": "docker or libvirt",
+    "provider": _PROVIDER,
     "run-id": "name of this run, in all it creates; made if not given",
 }
 
@@ -173,7 +188,7 @@ _VARIANT = {
     iterable=["profile", "sync", "provision"],
     help={
         **_VARIANT,
-        "box": "name of the build box",
+        **{name: about for name, about in _PLACE.items() if name != "host"},
         "isolation": "auto, or privileged (a docker guest that may do anything on this host)",
         "sync": "SRC:DST, bring more data into the guest; may be given several times",
         "provision": "script to run in the guest; may be given several times",
@@ -184,6 +199,9 @@ def up(
     description: str | None = None,
     provider: str | None = None,
     box: str | None = None,
+    kiwi_version: str | None = None,
+    pull: str | None = None,
+    vagrantfile: str | None = None,
     type: str | None = None,
     profile: list[str] | None = None,
     kiwi_file: str | None = None,
@@ -201,7 +219,7 @@ def up(
     console = Console(quiet=quiet, verbose=verbose)
     flags = {
         **_variant(description, provider, type, profile, kiwi_file),
-        "box": box,
+        **_place(box, kiwi_version, pull, None, vagrantfile),
         "sync": sync,
         "provision": provision,
         "isolation": isolation,
@@ -256,10 +274,28 @@ def _variant(
     }
 
 
+def _place(
+    box: str | None,
+    kiwi_version: str | None,
+    pull: str | None,
+    host: list[str] | None,
+    vagrantfile: str | None,
+) -> dict[str, object]:
+    """Return the flags that tell in what a build runs."""
+    return {
+        "box": box,
+        "kiwi_version": kiwi_version,
+        "docker.pull": pull,
+        "hosts": host,
+        "vagrantfile": vagrantfile,
+    }
+
+
 _BOX = {
     **_help("json", "quiet", "verbose"),
     "name": "name of the build box, a folder in boxes/",
     "provider": "docker or libvirt",
+    "kiwi-version": _PLACE["kiwi-version"],
 }
 
 
@@ -268,12 +304,13 @@ def box_add(
     c: Context,
     name: str | None = None,
     provider: str | None = None,
+    kiwi_version: str | None = None,
     json: bool = False,
     quiet: bool = False,
     verbose: bool = False,
 ) -> None:
     """Make the build box, or find that it is current; libvirt and Vagrant know it then."""
-    _box(c, name, provider, anew=False, json=json, quiet=quiet, verbose=verbose)
+    _box(c, name, provider, kiwi_version, anew=False, json=json, quiet=quiet, verbose=verbose)
 
 
 @task(klass=invocation.PlainTask, name="box-build", help=_BOX)
@@ -281,18 +318,20 @@ def box_build(
     c: Context,
     name: str | None = None,
     provider: str | None = None,
+    kiwi_version: str | None = None,
     json: bool = False,
     quiet: bool = False,
     verbose: bool = False,
 ) -> None:
     """Make the build box anew, with the packages of today."""
-    _box(c, name, provider, anew=True, json=json, quiet=quiet, verbose=verbose)
+    _box(c, name, provider, kiwi_version, anew=True, json=json, quiet=quiet, verbose=verbose)
 
 
 def _box(
     c: Context,
     name: str | None,
     provider: str | None,
+    kiwi_version: str | None,
     *,
     anew: bool,
     json: bool,
@@ -303,7 +342,8 @@ def _box(
 
     console = Console(quiet=quiet, verbose=verbose)
     with _reported(console, as_json=json):
-        request = _request(c, {"box": name, "provider": provider})
+        flags = {"box": name, "provider": provider, "kiwi_version": kiwi_version}
+        request = _request(c, flags)
         _show(app.box_add(request, console, anew=anew), as_json=json)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vagrant_kiwi import settings_sources
 from vagrant_kiwi.settings_sources import Kind, child_environment, environment, nested, parsed
 
 
@@ -132,3 +134,18 @@ def test_children_never_get_a_changed_or_invented_value(environ: dict[str, str])
     found = child_environment(environ)
     rest = {name: value for name, value in found.items() if name not in MADE}
     assert rest.items() <= environ.items()
+
+
+@pytest.mark.parametrize(
+    ("text", "entry"),
+    [
+        ("build.example.com", {"address": "build.example.com"}),
+        ("me@build:2222", {"address": "build", "user": "me", "port": 2222}),
+        ("me@[fe80::1]:22", {"address": "fe80::1", "user": "me", "port": 22}),
+        ("::1", {"address": "::1"}),
+        ("a:b", {"address": "a:b"}),
+    ],
+)
+def test_a_host_flag_is_an_entry(text: str, entry: dict[str, object]) -> None:
+    level = settings_sources.flags_level({"hosts": [text]}, kinds={"hosts": "list"}, cwd=Path("/"))
+    assert level.data == {"hosts": [entry]}
