@@ -12,10 +12,12 @@ from vagrant_kiwi import (
     box_supply,
     build,
     description,
+    holding,
     isolation,
     keys,
     kiwi,
     mirrors,
+    own_vagrantfile,
     plan,
     preflight,
     signals,
@@ -24,7 +26,7 @@ from vagrant_kiwi import (
 )
 from vagrant_kiwi.console import Console
 from vagrant_kiwi.errors import SettingsError, UsageError, VagrantKiwiError
-from vagrant_kiwi.guests.vagrantfile import Box, Machine
+from vagrant_kiwi.guests.vagrantfile import Box, ForeignBox, Machine
 from vagrant_kiwi.process import Runner
 from vagrant_kiwi.settings import Settings
 
@@ -54,13 +56,13 @@ def info(request: Request) -> dict[str, object]:
     return description.summary(_read(request))
 
 
-def plan_build(request: Request) -> plan.BuildPlan:
+def plan_build(request: Request, console: Console) -> plan.BuildPlan:
     """Decide a build; touches nothing.
 
     Raises:
         VagrantKiwiError: an input is wrong.
     """
-    return _plan(request)[0]
+    return _plan(request, console)[0]
 
 
 def plan_summary(decided: plan.BuildPlan) -> dict[str, object]:
@@ -81,6 +83,8 @@ def plan_summary(decided: plan.BuildPlan) -> dict[str, object]:
             "create_args": list(decided.isolation.create_args),
         },
         "libvirt": decided.libvirt.model_dump() if decided.provider == "libvirt" else None,
+        "hosts": [target.who for target in decided.hosts],
+        "vagrantfile": str(decided.vagrantfile) if decided.vagrantfile else None,
         "sync": [
             {
                 "source": str(item.source),
@@ -139,7 +143,7 @@ def run_build(request: Request, console: Console) -> tuple[dict[str, object], in
 def _build(
     request: Request, console: Console, gate: signals.SignalGate, answer: dict[str, object]
 ) -> None:
-    decided, selection = _plan(request)
+    decided, selection = _plan(request, console)
     answer["description"] = str(decided.description)
     with _recorded(decided, console, gate, answer) as record:
         inputs, tools = _prepare(request, decided, selection, console, gate)
@@ -207,14 +211,22 @@ def _prepare(
     selection: description.Selection,
     console: Console,
     gate: signals.SignalGate,
-) -> tuple[build.Inputs, build.Tools]:
+) -> tuple[holding.Inputs, holding.Tools]:
     """Make everything ready that a guest needs, after checking that the host has all of it."""
-    machine = _check_host(request.settings, request.environment, console)
+    own = decided.vagrantfile is not None
+    machine = _check_host(request.settings, request.environment, console, own=own)
     environment = dict(request.environment)
-    runner = Runner(build.marked(environment, decided.run_id))
-    insecure = keys.ensure_insecure_keys(runner)
-    supply = box_supply.Supply(request.settings, environment, runner, insecure, console, gate)
-    box = _box(supply, decided.box)
+    runner = Runner(holding.marked(environment, decided.run_id))
+    with_vagrant = decided.provider not in own_vagrantfile.WITHOUT_VAGRANT
+    insecure = keys.ensure_insecure_keys(runner) if with_vagrant else None
+    box: Box
+    if own:
+        box = ForeignBox("the Vagrantfile's own")
+    elif decided.provider == "host":
+        box = ForeignBox("none")
+    else:
+        supply = box_supply.Supply(request.settings, environment, runner, console, gate)
+        box = _box(supply, decided.box)
     choices = mirrors.choose(
         selection.repositories,
         request.settings.mirrors,
@@ -224,17 +236,20 @@ def _prepare(
     for choice in choices:
         console.note(choice.describe())
     return (
-        build.Inputs(box, insecure, choices, machine),
-        build.Tools(runner, Runner(environment), console, gate),
+        holding.Inputs(box, insecure, choices, machine),
+        holding.Tools(runner, Runner(environment), console, gate),
     )
 
 
 def _check_host(
-    settings: Settings, environment: Mapping[str, str], console: Console
+    settings: Settings, environment: Mapping[str, str], console: Console, *, own: bool = False
 ) -> Machine | None:
-    """Check what the provider needs; for virtual machines, find out what they can be like."""
+    """Check what the provider needs; for virtual machines, find out what they can be like.
+
+    ``own``: a Vagrantfile of the user's own decides that.
+    """
     preflight.installed(settings.provider, environment)
-    if settings.provider != "libvirt":
+    if settings.provider != "libvirt" or own:
         return None
     # Imported here: the bindings are there only where that provider is used.
     from vagrant_kiwi import libvirt_host
@@ -261,8 +276,14 @@ def up(request: Request, console: Console) -> dict[str, object]:
         VagrantKiwiError: it does not come up.
     """
     answer: dict[str, object] = {}
+    if request.settings.provider == "host":
+        raise SettingsError(
+            "An existing machine is up already",
+            details="invoke up is for guests that are started",
+            resolution="Build on it: invoke build --provider=host",
+        )
     with signals.gate(on_ignored=console.warn) as gate:
-        decided, selection = _plan(request)
+        decided, selection = _plan(request, console)
         with _recorded(decided, console, gate, answer) as record:
             inputs, tools = _prepare(request, decided, selection, console, gate)
             guest = build.up(decided, inputs, tools)
@@ -278,17 +299,17 @@ def down(request: Request, console: Console, *, suspend: bool) -> dict[str, obje
         VagrantKiwiError: something stays.
     """
     settings = request.settings
-    if suspend and settings.provider == "docker":
+    if suspend and settings.provider in ("docker", "docker-direct", "host"):
         raise SettingsError(
-            "A docker guest cannot be suspended",
-            resolution="Leave it up: it takes little memory when nothing runs in it.",
+            f"Guests of the provider {settings.provider} cannot be suspended",
+            resolution="Leave it up: a container takes little memory when nothing runs in it.",
         )
     with signals.gate(on_ignored=console.warn) as gate:
-        decided, _ = _plan(request)
+        decided, _ = _plan(request, console)
         preflight.installed(settings.provider, request.environment)
         environment = dict(request.environment)
-        runner = Runner(build.marked(environment, decided.run_id))
-        tools = build.Tools(runner, Runner(environment), console, gate)
+        runner = Runner(holding.marked(environment, decided.run_id))
+        tools = holding.Tools(runner, Runner(environment), console, gate)
         with state.lock(decided.paths.lock, what=f"{decided.slug} with {decided.provider}"):
             done = build.down(decided, tools, suspend=suspend)
     return {"status": "suspended" if suspend else "down", "guests": list(done)}
@@ -310,14 +331,7 @@ def box_add(request: Request, console: Console, *, anew: bool = False) -> dict[s
     with signals.gate(on_ignored=console.warn) as gate:
         _check_host(settings, request.environment, console)
         runner = Runner(request.environment)
-        supply = box_supply.Supply(
-            settings,
-            request.environment,
-            runner,
-            keys.ensure_insecure_keys(runner),
-            console,
-            gate,
-        )
+        supply = box_supply.Supply(settings, request.environment, runner, console, gate)
         return asdict(_box(supply, settings.box or DEFAULT_BOX, anew=anew))  # type: ignore[call-overload, no-any-return]
 
 
@@ -348,10 +362,15 @@ def _read(request: Request) -> description.Description:
     return description.read(request.settings.description, kiwi_file=request.settings.kiwi.kiwi_file)
 
 
-def _plan(request: Request) -> tuple[plan.BuildPlan, description.Selection]:
+def _plan(request: Request, console: Console) -> tuple[plan.BuildPlan, description.Selection]:
     settings = request.settings
-    known = templates.provider_names(settings.template_dirs)
-    if settings.provider not in known:
+    read = _read(request)
+    own = own_vagrantfile.choose(settings, read.folder, say=console.warn)
+    known = sorted(
+        {*templates.provider_names(settings.template_dirs), *own_vagrantfile.WITHOUT_VAGRANT}
+    )
+    # Vagrant itself knows what its own Vagrantfile may run on.
+    if settings.provider not in known and own is None:
         raise SettingsError(
             f"There is no provider {settings.provider}",
             details=f"known: {', '.join(known)}",
@@ -359,7 +378,6 @@ def _plan(request: Request) -> tuple[plan.BuildPlan, description.Selection]:
         )
     if request.run_id is not None:
         plan.check_run_id(request.run_id)
-    read = _read(request)
     selection = description.select(
         read, profiles=settings.kiwi.profiles, image_type=settings.kiwi.type
     )
@@ -371,9 +389,12 @@ def _plan(request: Request) -> tuple[plan.BuildPlan, description.Selection]:
         run_id=run_id,
         facts=isolation.read_facts(),
         kiwi_build=kiwi.parse_build_options(
-            request.arguments, cwd=request.cwd, files_dir=plan.GuestPaths.of(run_id).files
+            request.arguments,
+            cwd=request.cwd,
+            files_dir=plan.GuestPaths.of(run_id, parent=plan.runs_folder(settings)).files,
         ),
         box=settings.box or DEFAULT_BOX,
+        vagrantfile=own,
     )
     if decided.paths.run.exists():
         raise UsageError(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vagrant_kiwi import box_recipe, boxes, docker_api, mirrors
+from vagrant_kiwi import box_recipe, boxes, docker_api, keys, mirrors
 from vagrant_kiwi.boxes import DockerBox
 from vagrant_kiwi.console import Console
-from vagrant_kiwi.keys import InsecureKeys
 from vagrant_kiwi.process import Runner
 from vagrant_kiwi.settings import Settings
 from vagrant_kiwi.signals import SignalGate
@@ -24,7 +23,6 @@ class Supply:
     settings: Settings
     environment: Mapping[str, str]
     runner: Runner
-    insecure: InsecureKeys
     console: Console
     gate: SignalGate
 
@@ -69,7 +67,7 @@ def docker_box(supply: Supply, name: str, *, anew: bool = False) -> DockerBox:
             supply.runner,
             mirror=mirror,
             security_mirror=security_mirror,
-            public_key=supply.insecure.rsa_line,
+            public_key=keys.ensure_insecure_keys(supply.runner).rsa_line,
             timeout=settings.timeouts.box,
             anew=anew,
             log=view.update,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import docker
+import docker.context
 import docker.errors
+import docker.utils
 import requests.exceptions
 
 from vagrant_kiwi.errors import PreflightError
@@ -17,17 +20,18 @@ FAILURES = (docker.errors.DockerException, requests.exceptions.RequestException)
 
 @contextlib.contextmanager
 def client(environment: Mapping[str, str], *, timeout: int = 120) -> Iterator[docker.DockerClient]:
-    """Connect to the Docker daemon for the body.
+    """Connect to the Docker daemon for the body: the one that Docker's own client would take.
 
     Args:
-        environment: may hold DOCKER_HOST and its companions.
+        environment: may hold DOCKER_HOST and its companions, or DOCKER_CONTEXT.
         timeout: seconds for one answer of the API.
 
     Raises:
         PreflightError: no daemon answers, or we may not ask it.
     """
+    where = _where(environment)
     try:
-        connected = docker.from_env(environment=dict(environment), timeout=timeout)
+        connected = docker.DockerClient(timeout=timeout, **where)
     except docker.errors.DockerException as error:
         raise unreachable(error) from error
     try:
@@ -38,6 +42,43 @@ def client(environment: Mapping[str, str], *, timeout: int = 120) -> Iterator[do
         yield connected
     finally:
         connected.close()
+
+
+def _where(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return docker-py's arguments for the daemon that Docker's client takes.
+
+    DOCKER_HOST goes before DOCKER_CONTEXT, and that before the context that `docker context use`
+    chose: docker/cli, cli/command/cli.go, resolveContextName. docker-py heeds the first alone.
+
+    Raises:
+        PreflightError: there is no such context.
+    """
+    if environment.get("DOCKER_HOST"):
+        return _with_ssh({**docker.utils.kwargs_from_env(environment=dict(environment))})
+    name = environment.get("DOCKER_CONTEXT") or None
+    try:
+        context = docker.context.ContextAPI.get_context(name)
+    except Exception as error:  # docker-py raises bare ones for a damaged file
+        raise _no_context(name, str(error)) from error
+    if context is None:
+        raise _no_context(name, "it is not among those of `docker context ls`")
+    if context.name == "default":
+        return {**docker.utils.kwargs_from_env(environment=dict(environment))}
+    return _with_ssh({"base_url": context.Host, "tls": context.TLSConfig or False})
+
+
+def _with_ssh(where: dict[str, Any]) -> dict[str, Any]:
+    # OpenSSH, as Docker's own client does; docker-py's other way needs a library of its own.
+    ssh = str(where.get("base_url", "")).startswith("ssh://")
+    return {**where, "use_ssh_client": True} if ssh else where
+
+
+def _no_context(name: str | None, why: str) -> PreflightError:
+    return PreflightError(
+        f"Docker's context {name or 'in use'} cannot be used",
+        details=why,
+        resolution="Choose another one: docker context use default, or unset DOCKER_CONTEXT.",
+    )
 
 
 def unreachable(error: Exception) -> PreflightError:

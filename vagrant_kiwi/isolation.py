@@ -41,13 +41,15 @@ class Isolation:
     ``extra`` are those of the arguments that are the site's own.
     """
 
-    kind: Literal["folder", "disk", "privileged", "machine"]
+    kind: Literal["folder", "disk", "privileged", "machine", "existing", "own"]
     reason: str
     create_args: tuple[str, ...]
     extra: tuple[str, ...] = ()
 
 
 MACHINE = Isolation("machine", "a machine with a kernel of its own", ())
+EXISTING = Isolation("existing", "an existing machine: the build is root there", ())
+OWN = Isolation("own", "a Vagrantfile of the user's own decides", ())
 
 
 def read_facts(sys: Path = Path("/sys")) -> HostFacts:
@@ -79,6 +81,7 @@ def isolate(
     facts: HostFacts,
     run_id: str,
     extra: Sequence[str],
+    sshd: bool,
 ) -> Isolation:
     """Choose the least privilege that builds an image type in a docker guest.
 
@@ -88,6 +91,7 @@ def isolate(
         facts: the host.
         run_id: the run, for the label by which everything is found again.
         extra: the site's own arguments for ``docker run``.
+        sshd: publish the guest's sshd on this host alone.
 
     Returns:
         The isolation with all arguments for ``docker run``.
@@ -96,7 +100,7 @@ def isolate(
         "--init",
         f"--label=vagrant-kiwi.run={run_id}",
         # Docker picks a free port itself, so builds side by side cannot race for one.
-        "--publish=127.0.0.1::22",
+        *(("--publish=127.0.0.1::22",) if sshd else ()),
     )
     if requested == "privileged":
         return Isolation(

@@ -14,7 +14,9 @@ from vagrant_kiwi import (
     boxes,
     build,
     description,
+    holding,
     isolation,
+    keys,
     kiwi,
     machine_boxes,
     mirrors,
@@ -27,6 +29,7 @@ from vagrant_kiwi.box_supply import Supply, docker_box
 from vagrant_kiwi.console import Console, PhaseTime
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import BoxError, GuestError, KiwiError, ResultError
+from vagrant_kiwi.keys import InsecureKeys
 from vagrant_kiwi.machine_boxes import MachineBox
 from vagrant_kiwi.process import Runner
 from vagrant_kiwi.settings import KiwiSettings, Settings, SyncEntry
@@ -94,12 +97,11 @@ def _make(supply: Supply, recipe: Recipe, cache: Path, folder: Path) -> MachineB
     # Its phases are no phases of the build that needs the box.
     inner = Console(stream=console.stream, quiet=console.quiet, verbose=console.verbose)
     now = datetime.datetime.now(datetime.UTC)
-    decided, selection = _plan(supply, recipe, cache, plan.new_run_id(now))
+    insecure = keys.ensure_insecure_keys(supply.runner)
+    decided, selection = _plan(supply, recipe, cache, insecure, plan.new_run_id(now))
     try:
-        runner = Runner(build.marked(dict(supply.environment), decided.run_id))
-        made = Supply(
-            supply.settings, supply.environment, runner, supply.insecure, inner, supply.gate
-        )
+        runner = Runner(holding.marked(dict(supply.environment), decided.run_id))
+        made = Supply(supply.settings, supply.environment, runner, inner, supply.gate)
         box = docker_box(made, recipe.name)
         choices = mirrors.choose(
             selection.repositories,
@@ -111,8 +113,8 @@ def _make(supply: Supply, recipe: Recipe, cache: Path, folder: Path) -> MachineB
         with state.lock(decided.paths.lock, what=f"the build box {recipe.name}"):
             build.run(
                 decided,
-                build.Inputs(box, supply.insecure, choices, None),
-                build.Tools(runner, Runner(dict(supply.environment)), inner, supply.gate),
+                holding.Inputs(box, insecure, choices, None),
+                holding.Tools(runner, Runner(dict(supply.environment)), inner, supply.gate),
                 reused=None,
                 published=built.append,
             )
@@ -134,7 +136,7 @@ def _make(supply: Supply, recipe: Recipe, cache: Path, folder: Path) -> MachineB
 
 
 def _plan(
-    supply: Supply, recipe: Recipe, cache: Path, run_id: str
+    supply: Supply, recipe: Recipe, cache: Path, insecure: InsecureKeys, run_id: str
 ) -> tuple[plan.BuildPlan, description.Selection]:
     """Decide the build of the box as that of any other image."""
     given = supply.settings
@@ -143,7 +145,7 @@ def _plan(
     selection = description.select(read, profiles=(), image_type=None)
     key = state_dir / "authorized_keys"
     state.make_folder(state_dir)
-    state.write_text(key, f"{supply.insecure.rsa_line}\n")
+    state.write_text(key, f"{insecure.rsa_line}\n")
     settings = Settings(
         provider="docker",
         description=recipe.machine,

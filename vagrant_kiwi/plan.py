@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from vagrant_kiwi import description_copy, kiwi
+from vagrant_kiwi import description_copy, hosts, kiwi
 from vagrant_kiwi.description import Description, Selection
 from vagrant_kiwi.errors import DescriptionError, SettingsError, UsageError
-from vagrant_kiwi.isolation import MACHINE, HostFacts, Isolation, isolate
+from vagrant_kiwi.hosts import HostTarget
+from vagrant_kiwi.isolation import EXISTING, MACHINE, OWN, HostFacts, Isolation, isolate
 from vagrant_kiwi.settings import LibvirtSettings, Settings, SyncEntry, Timeouts
 
 #: Where a run lives in a guest; on the guest's own disk, because KIWI needs a real file system.
@@ -64,9 +65,9 @@ class GuestPaths:
     bundle: str
 
     @classmethod
-    def of(cls, run_id: str) -> GuestPaths:
-        """Return the folders of a run."""
-        root = posixpath.join(GUEST_ROOT, run_id)
+    def of(cls, run_id: str, *, parent: str = GUEST_ROOT) -> GuestPaths:
+        """Return the folders of a run; ``parent`` holds those of all runs."""
+        root = posixpath.join(parent, run_id)
         return cls(
             root=root,
             description=f"{root}/description",
@@ -105,10 +106,14 @@ class BuildPlan:
     profiles: tuple[str, ...]
     isolation: Isolation
     libvirt: LibvirtSettings
+    hosts: tuple[HostTarget, ...]
+    vagrantfile: Path | None
+    kiwi_version: str | None
     sync: tuple[SyncItem, ...]
     provision: tuple[Path, ...]
     kiwi_argv: tuple[str, ...]
     bundle_argv: tuple[str, ...] | None
+    result_format: Literal["files", "tar"]
     guest_files: tuple[kiwi.GuestFile, ...]
     keep: Keep
     timeouts: Timeouts
@@ -127,7 +132,7 @@ class BuildPlan:
 
         On another host libvirt could not write it.
         """
-        if self.provider != "libvirt" or urlsplit(self.libvirt.uri).netloc:
+        if self.provider != "libvirt" or self.vagrantfile or urlsplit(self.libvirt.uri).netloc:
             return None
         return self.paths.run / "console.log"
 
@@ -135,6 +140,16 @@ class BuildPlan:
     def result_folder(self) -> str:
         """The guest folder whose content is the result."""
         return self.guest.bundle if self.bundle_argv else self.guest.target
+
+
+def runs_folder(settings: Settings) -> str:
+    """Return the guest folder that holds those of all runs."""
+    return settings.host.folder if settings.provider == "host" else GUEST_ROOT
+
+
+def runs_in(plan: BuildPlan) -> str:
+    """Return the guest folder that holds those of all runs of a build's guest."""
+    return posixpath.dirname(plan.guest.root)
 
 
 def guest_name(run_id: str) -> str:
@@ -191,6 +206,7 @@ def make_plan(
     facts: HostFacts,
     kiwi_build: kiwi.BuildOptions,
     box: str,
+    vagrantfile: Path | None = None,
 ) -> BuildPlan:
     """Decide a build.
 
@@ -202,12 +218,13 @@ def make_plan(
         facts: what the host is like.
         kiwi_build: the parsed options for ``kiwi-ng system build``.
         box: name of the box to build in.
+        vagrantfile: the user's own, from ``own_vagrantfile.choose``.
 
     Raises:
         SettingsError: a source of data is missing, or a target is not usable.
         DescriptionError: the description's folder holds the whole state of the tool or the like.
     """
-    guest = GuestPaths.of(run_id)
+    guest = GuestPaths.of(run_id, parent=runs_folder(settings))
     image_type = selection.image_type.image
     folder = description.folder.resolve()
     slug = make_slug(description.name, folder, image_type, selection.profiles)
@@ -247,18 +264,11 @@ def make_plan(
         loglevel=settings.kiwi.loglevel or 0,
         image_type=image_type,
         profiles=tuple(selection.profiles),
-        isolation=(
-            isolate(
-                image_type,
-                requested=settings.isolation,
-                facts=facts,
-                run_id=run_id,
-                extra=settings.docker.create_args,
-            )
-            if settings.provider == "docker"
-            else MACHINE
-        ),
+        isolation=_isolation(settings, image_type, facts, run_id, own=vagrantfile is not None),
         libvirt=settings.libvirt,
+        hosts=hosts.targets(settings) if settings.provider == "host" else (),
+        vagrantfile=vagrantfile,
+        kiwi_version=settings.kiwi_version,
         sync=(
             SyncItem(folder, guest.description, _state_inside(state, folder), delete=True),
             *(_sync_item(entry) for entry in settings.sync),
@@ -277,6 +287,7 @@ def make_plan(
             if settings.bundle.enabled
             else None
         ),
+        result_format=settings.result_format,
         guest_files=(*options.files, *kiwi_build.files),
         keep=settings.keep,
         timeouts=settings.timeouts,
@@ -293,6 +304,26 @@ def make_plan(
         ),
         guest=guest,
         template_dirs=settings.template_dirs,
+    )
+
+
+def _isolation(
+    settings: Settings, image_type: str, facts: HostFacts, run_id: str, *, own: bool
+) -> Isolation:
+    if own:
+        return OWN
+    if settings.provider == "host":
+        return EXISTING
+    if settings.provider not in ("docker", "docker-direct"):
+        return MACHINE
+    return isolate(
+        image_type,
+        requested=settings.isolation,
+        facts=facts,
+        run_id=run_id,
+        extra=settings.docker.create_args,
+        # sshd runs only where Vagrant wants it.
+        sshd=settings.provider == "docker",
     )
 
 

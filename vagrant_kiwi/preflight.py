@@ -9,9 +9,16 @@ from collections.abc import Mapping
 from vagrant_kiwi.errors import PreflightError
 
 #: Each program with the Debian package that has it.
-_PROGRAMS = {"rsync": "rsync", "ssh": "openssh-client", "vagrant": "vagrant"}
+_RSYNC = {"rsync": "rsync"}
+_SSH = {**_RSYNC, "ssh": "openssh-client"}
+_VAGRANT = {**_SSH, "vagrant": "vagrant"}
 #: Those that a provider calls: Vagrant's docker provider the client, vagrant-libvirt the other.
-_OF_PROVIDER = {"docker": {"docker": "docker.io"}, "libvirt": {"qemu-img": "qemu-utils"}}
+_OF_PROVIDER = {
+    "docker": {**_VAGRANT, "docker": "docker.io"},
+    "libvirt": {**_VAGRANT, "qemu-img": "qemu-utils"},
+    "docker-direct": {**_RSYNC, "docker": "docker.io"},
+    "host": _SSH,
+}
 
 
 def installed(provider: str, environment: Mapping[str, str]) -> None:
@@ -25,7 +32,7 @@ def installed(provider: str, environment: Mapping[str, str]) -> None:
         PreflightError: some are not; all of them are named.
     """
     path = environment.get("PATH", "")
-    packages = {**_PROGRAMS, **_OF_PROVIDER.get(provider, {})}
+    packages = _OF_PROVIDER.get(provider, _VAGRANT)
     missing = [name for name in packages if shutil.which(name, path=path) is None]
     if missing:
         raise PreflightError(

@@ -137,8 +137,13 @@ def abort_all(guest: Guest, *, folder: str) -> None:
         ConnectionLostError: the guest does not answer.
         CommandTimeoutError: the guest does not get on.
     """
+    guest.exec(abort_all_argv(folder), timeout=_ASK, root=True)
+
+
+def abort_all_argv(folder: str) -> list[str]:
+    """Return the command that does what ``abort_all`` does, in the guest and as root."""
     stop = f'for control in "$2"-*; do set -- "$1" "$control"; ({_ABORT}); rm -rf "$2"; done'
-    guest.exec(_script(stop, folder), timeout=_ASK, root=True)
+    return _script(stop, folder)
 
 
 def _script(text: str, folder: str, *more: str) -> list[str]:

@@ -225,7 +225,7 @@ _DROPPED = frozenset(
 )
 
 
-def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def child_environment(environ: Mapping[str, str], *, agent: bool = False) -> dict[str, str]:
     """Return the environment for the processes we start: what they need, and nothing else.
 
     All else stays out: secrets of the caller's other work; SSH_AUTH_SOCK, whose keys would hide
@@ -235,6 +235,7 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
     Args:
         environ: the process environment, from ``environment()``.
+        agent: keep SSH_AUTH_SOCK: for an existing machine, which has no key of its own making.
     """
     kept = {
         name: value
@@ -242,6 +243,7 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
         if name not in _DROPPED
         and (
             name in _KEPT
+            or (agent and name == "SSH_AUTH_SOCK")
             or name.startswith(_KEPT_FAMILIES)
             # Programs disagree on the case (curl reads http_proxy in lower case only).
             or name in _PROXIES

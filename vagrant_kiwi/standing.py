@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vagrant_kiwi.errors import SettingsError
 from vagrant_kiwi.guests import record as records
-from vagrant_kiwi.guests import vagrantfile
+from vagrant_kiwi.guests import system
 from vagrant_kiwi.guests.record import GuestRecord
 from vagrant_kiwi.guests.vagrantfile import Box, Machine
 from vagrant_kiwi.plan import BuildPlan, SyncItem
@@ -59,7 +59,7 @@ def made_of(plan: BuildPlan, box: Box, machine: Machine | None) -> Mapping[str, 
         paths=dataclasses.replace(plan.paths, run=Path("/")),
         isolation=dataclasses.replace(plan.isolation, create_args=plan.isolation.extra),
     )
-    rendered = vagrantfile.render(neutral, box, machine)
+    rendered = system.made_from(neutral, box, machine)
     return {
         "guest": _digest(
             plan.isolation.kind,

@@ -145,7 +145,7 @@ def build(
     with _reported(console, as_json=json):
         request = _request(c, flags, run_id=run_id)
         if dry_run:
-            _show(app.plan_summary(app.plan_build(request)), as_json=json)
+            _show(app.plan_summary(app.plan_build(request, console)), as_json=json)
             return
     answer, code = app.run_build(request, console)
     if json:
@@ -365,7 +365,9 @@ def _request(c: Context, flags: Mapping[str, object], *, run_id: str | None = No
     return app.Request(
         settings=loaded.settings,
         cwd=Path.cwd(),
-        environment=settings.child_environment(environment),
+        environment=settings.child_environment(
+            environment, agent=loaded.settings.provider == "host"
+        ),
         arguments=invocation.remainder(sys.argv)[1],
         run_id=run_id,
     )

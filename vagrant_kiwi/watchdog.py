@@ -16,7 +16,7 @@ from pathlib import Path
 from vagrant_kiwi import settings
 from vagrant_kiwi.errors import VagrantKiwiError
 from vagrant_kiwi.guests import record as records
-from vagrant_kiwi.guests import vagrant
+from vagrant_kiwi.guests import removal
 from vagrant_kiwi.process import Runner
 
 
@@ -70,10 +70,12 @@ def main() -> int:
         return 0
     _say(f"the build {record.run_id} ended without cleaning up")
     try:
-        vagrant.remove(
+        removal.remove(
             record,
             run_folder,
-            Runner(settings.child_environment(settings.environment())),
+            Runner(
+                settings.child_environment(settings.environment(), agent=record.provider == "host")
+            ),
             timeout=timeout,
             on_output=_write,
             say=_say,

@@ -10,7 +10,7 @@ NONE = HostFacts(frozenset(), frozenset(), selinux=False)
 
 
 def _isolate(image_type: str, facts: HostFacts = NONE) -> Isolation:
-    return isolate(image_type, requested="auto", facts=facts, run_id="r1", extra=())
+    return isolate(image_type, requested="auto", facts=facts, run_id="r1", extra=(), sshd=True)
 
 
 def test_folder_types_get_no_device_and_never_privileged() -> None:
@@ -53,7 +53,7 @@ def test_unknown_types_are_taken_for_disks() -> None:
 
 
 def test_privileged_only_when_asked_for() -> None:
-    chosen = isolate("tbz", requested="privileged", facts=NONE, run_id="r1", extra=())
+    chosen = isolate("tbz", requested="privileged", facts=NONE, run_id="r1", extra=(), sshd=True)
     assert chosen.kind == "privileged"
     assert "--privileged" in chosen.create_args
     assert not any("/dev:" in arg for arg in chosen.create_args)
@@ -66,7 +66,9 @@ def test_selinux_label_is_switched_off_where_selinux_is_on() -> None:
 
 
 def test_extra_arguments_come_last() -> None:
-    chosen = isolate("tbz", requested="auto", facts=NONE, run_id="r", extra=("--memory=2g",))
+    chosen = isolate(
+        "tbz", requested="auto", facts=NONE, run_id="r", extra=("--memory=2g",), sshd=True
+    )
     assert chosen.create_args[-1] == "--memory=2g"
 
 

@@ -6,11 +6,13 @@ made; those who run the guests do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from vagrant_kiwi.errors import SettingsError
 from vagrant_kiwi.guests.record import GuestRecord
+from vagrant_kiwi.guests.ssh import Login
+from vagrant_kiwi.process import Runner
 
 
 class Backend(Protocol):
@@ -39,10 +41,11 @@ class Backend(Protocol):
         """Bring a suspended guest back, with an address that is still its own."""
         ...
 
-    def host_keys(self, *, timeout: float) -> tuple[str, ...]:
+    def host_keys(self, login: Login, *, timeout: float) -> tuple[str, ...]:
         """Read the guest's ssh host keys out of band: nobody on the network can forge them.
 
         Args:
+            login: where Vagrant logs in.
             timeout: seconds until they must be there.
 
         Returns:
@@ -85,21 +88,25 @@ class Backend(Protocol):
         ...
 
 
-def of(record: GuestRecord, environment: Mapping[str, str]) -> Backend:
+def of(record: GuestRecord, runner: Runner) -> Backend:
     """Return the backend of a guest on record.
 
     Args:
         record: the guest.
-        environment: that of the processes we start; it may hold DOCKER_HOST and its companions.
+        runner: its environment may hold DOCKER_HOST and its companions.
 
     Raises:
         SettingsError: none is known for the provider.
     """
+    if record.vagrantfile is not None:
+        from vagrant_kiwi.guests.own import OwnBackend
+
+        return OwnBackend(record, runner)
     # Imported here: libvirt's bindings are there only where that provider is used.
     if record.provider == "docker":
         from vagrant_kiwi.guests.docker import DockerBackend
 
-        return DockerBackend(record.guest_run, record.image, environment)
+        return DockerBackend(record.guest_run, record.image, runner.environment)
     if record.provider == "libvirt":
         from vagrant_kiwi.guests.libvirt import LibvirtBackend
 

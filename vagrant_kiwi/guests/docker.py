@@ -16,6 +16,7 @@ from docker.models.containers import Container
 from vagrant_kiwi import docker_api
 from vagrant_kiwi.errors import GuestError, PreflightError
 from vagrant_kiwi.guests import ssh
+from vagrant_kiwi.guests.ssh import Login
 from vagrant_kiwi.plan import GUEST_ROOT
 
 RUN_LABEL = "vagrant-kiwi.run"
@@ -44,17 +45,17 @@ class DockerBackend:
 
     def running(self) -> bool:
         """Tell whether the guest runs; see ``Backend``."""
-        with _told("Docker does not say"), docker_api.client(self.environment) as daemon:
+        with told("Docker does not say"), docker_api.client(self.environment) as daemon:
             return any(entry.status == "running" for entry in containers(daemon, self.run_id))
 
     def wake(self) -> None:
         """Do nothing: Vagrant cannot suspend a container; see ``Backend``."""
 
-    def host_keys(self, *, timeout: float) -> tuple[str, ...]:
+    def host_keys(self, login: Login, *, timeout: float) -> tuple[str, ...]:
         """Read the guest's ssh host keys through Docker; see ``Backend``."""
         brief = "Docker does not tell the guest's host keys"
-        with _told(brief), docker_api.client(self.environment) as daemon:
-            return host_keys(daemon, self.run_id, timeout=timeout)
+        with told(brief), docker_api.client(self.environment) as daemon:
+            return host_keys(containers(daemon, self.run_id), timeout=timeout)
 
     def proxy(self) -> tuple[str, ...]:
         """Return nothing: sshd is published on this host; see ``Backend``."""
@@ -67,8 +68,7 @@ class DockerBackend:
             docker_api.client(self.environment) as daemon,
         ):
             for container in containers(daemon, self.run_id):
-                text = container.logs(tail=12).decode("utf-8", "replace").strip()
-                return f"the guest's console:\n{text}" if text else ""
+                return last_words(container)
         return ""
 
     def end(self) -> None:
@@ -76,18 +76,22 @@ class DockerBackend:
 
     def remove(self, *, say: Callable[[str], None]) -> None:
         """Remove containers, volumes and loop devices of the run; see ``Backend``."""
-        with _told("Docker could not clean up"), docker_api.client(self.environment) as daemon:
+        with told("Docker could not clean up"), docker_api.client(self.environment) as daemon:
             remove_run(daemon, self.run_id, image=self.image, say=say)
 
     def leftovers(self) -> Sequence[str]:
         """Name what the run still has; see ``Backend``."""
-        with _told("Docker does not say"), docker_api.client(self.environment) as daemon:
+        with told("Docker does not say"), docker_api.client(self.environment) as daemon:
             return leftovers(daemon, self.run_id)
 
 
 @contextlib.contextmanager
-def _told(brief: str) -> Iterator[None]:
-    """Say in our own words what Docker refuses."""
+def told(brief: str) -> Iterator[None]:
+    """Say in our own words what Docker refuses.
+
+    Raises:
+        GuestError: something, with the brief.
+    """
     try:
         yield
     except (PreflightError, *docker_api.FAILURES) as error:
@@ -107,12 +111,17 @@ def containers(daemon: docker.DockerClient, run_id: str) -> list[Container]:
     )
 
 
-def host_keys(daemon: docker.DockerClient, run_id: str, *, timeout: float) -> tuple[str, ...]:
+def last_words(container: Container) -> str:
+    """Return the last lines of a container's log, for an error's details."""
+    text = container.logs(tail=12).decode("utf-8", "replace").strip()
+    return f"the guest's console:\n{text}" if text else ""
+
+
+def host_keys(found: Sequence[Container], *, timeout: float) -> tuple[str, ...]:
     """Read the ssh host keys of a guest out of band: nobody on the network can forge them.
 
     Args:
-        daemon: the Docker daemon.
-        run_id: the run whose container is asked.
+        found: the containers of the run, in whatever state they are.
         timeout: seconds until sshd's keys must be there.
 
     Returns:
@@ -121,10 +130,10 @@ def host_keys(daemon: docker.DockerClient, run_id: str, *, timeout: float) -> tu
     Raises:
         GuestError: there is not exactly one running container, or it has no keys.
     """
-    found = [entry for entry in containers(daemon, run_id) if entry.status == "running"]
+    found = [entry for entry in found if entry.status == "running"]
     if len(found) != 1:
         raise GuestError(
-            f"Expected one running container of the run {run_id}, found {len(found)}",
+            f"Expected one running container of the run, found {len(found)}",
             resolution="Did the template change guest.create_args? Its labels must stay.",
         )
     deadline = time.monotonic() + timeout

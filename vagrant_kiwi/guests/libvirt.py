@@ -14,6 +14,7 @@ import libvirt
 from vagrant_kiwi import libvirt_api
 from vagrant_kiwi.errors import GuestError, PreflightError
 from vagrant_kiwi.guests import agent, ssh
+from vagrant_kiwi.guests.ssh import Login
 from vagrant_kiwi.plan import guest_name
 
 _HOST_KEYS = ("sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub")
@@ -89,7 +90,7 @@ class LibvirtBackend:
             domain.create()
             agent.run(domain, _RENEW, timeout=_WAKE_TIME, patience=_WAKE_TIME)
 
-    def host_keys(self, *, timeout: float) -> tuple[str, ...]:
+    def host_keys(self, login: Login, *, timeout: float) -> tuple[str, ...]:
         """Ask the guest's agent for its ssh host keys; see ``Backend``."""
         with libvirt_api.client(self.uri) as connection:
             domain = libvirt_api.lookup_domain(connection, self._name)

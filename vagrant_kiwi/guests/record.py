@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from vagrant_kiwi import state
 from vagrant_kiwi.guests.ssh import Login
+from vagrant_kiwi.hosts import HostTarget
+from vagrant_kiwi.plan import GUEST_ROOT
 
 NAME = "guest.json"
 
@@ -26,10 +28,13 @@ class GuestRecord(BaseModel):
     """One guest and all that belongs to it.
 
     ``image`` is the box's name with the provider, ``uri`` where libvirt is, ``console`` the file
-    with the serial console (both of libvirt's guests only). ``folder`` holds the Vagrantfile,
-    ``runtime`` the connection, ``staging`` half-fetched results. ``login`` and ``known_hosts`` say
-    how to log in, once that is known. ``reuses`` is the run whose guest this run uses: then the
-    guest is not this one's to destroy. ``made_of`` holds digests of what the guest was made from.
+    with the serial console (both of libvirt's guests only). ``host`` is the existing machine that
+    was taken, ``guest_root`` the folder of all runs in the guest. ``folder`` holds the Vagrantfile
+    and Vagrant's state; ``vagrantfile`` is the user's own in its place. ``started`` is a time
+    on the clock ``time.time``. ``runtime`` holds the connection, ``staging`` half-fetched results.
+    ``login`` and ``known_hosts`` say how to log in, once that is known. ``reuses`` is the run whose
+    guest this run uses: then the guest is not this one's to destroy. ``made_of`` holds digests of
+    what the guest was made from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +44,10 @@ class GuestRecord(BaseModel):
     image: str
     uri: str = ""
     console: Path | None = None
+    host: HostTarget | None = None
+    guest_root: str = GUEST_ROOT
+    vagrantfile: Path | None = None
+    started: float = 0.0
     folder: Path
     runtime: Path | None = None
     staging: Path | None = None

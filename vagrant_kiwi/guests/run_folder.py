@@ -17,8 +17,11 @@ _LONG = 300.0
 # nodes for loop devices where the isolation lets it have them.
 _MAKE = """
 umask 077 && mkdir -p "$1" && mkdir -m 755 "$2" "$3" || exit 1
-[ -e /.dockerenv ] || exit 0
-mount -o remount,rw /sys && vagrant-kiwi-devices
+# The marks that Docker and Podman leave in a container.
+[ -e /.dockerenv ] || [ -e /run/.containerenv ] || exit 0
+mount -o remount,rw /sys || exit 1
+# An image of a registry may lack it; then there are no disk images.
+! command -v vagrant-kiwi-devices >/dev/null || vagrant-kiwi-devices
 """
 
 # Mounts go first, the last one first, and loop devices after them. If one stays, nothing below the
@@ -66,23 +69,31 @@ def make(guest: Guest, paths: GuestPaths) -> None:
         )
 
 
-def remove(guest: Guest, run_id: str) -> None:
+def remove_argv(root: str) -> list[str]:
+    """Return the command that removes a run's folder with all that is mounted in it."""
+    return ["sh", "-c", _REMOVE, "sh", root]
+
+
+def remove(guest: Guest, root: str) -> None:
     """End the commands of a run, and remove its folder with all that is mounted in it.
+
+    Args:
+        guest: the guest.
+        root: the run's folder.
 
     Raises:
         LeftoverError: something stays, or the guest does not answer.
     """
-    root = GuestPaths.of(run_id).root
     try:
         remote.abort_all(guest, folder=f"{root}/commands")
-        removed = guest.exec(["sh", "-c", _REMOVE, "sh", root], timeout=_LONG, root=True)
+        removed = guest.exec(remove_argv(root), timeout=_LONG, root=True)
     except (ConnectionLostError, CommandTimeoutError) as error:
         raise LeftoverError(
-            f"The run {run_id} could not be removed from the guest", details=str(error)
+            f"{root} could not be removed from the guest", details=str(error)
         ) from error
     if not removed.ok:
         raise LeftoverError(
-            f"The run {run_id} could not be removed from the guest",
+            f"{root} could not be removed from the guest",
             details=removed.tail(5),
             resolution="invoke down removes the guest with all of it.",
         )

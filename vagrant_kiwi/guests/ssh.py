@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shlex
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vagrant_kiwi.errors import GuestError
-from vagrant_kiwi.guests import ConnectionLostError, TransferError
+from vagrant_kiwi.guests import ConnectionLostError
+from vagrant_kiwi.guests.rsync import Carrier
 from vagrant_kiwi.process import Background, CommandResult, OnOutput, Runner
-
-#: rsync's exit codes that mean the connection, not the data; rsync(1), "EXIT VALUES".
-_RSYNC_FULL_DISK = 11
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,11 @@ class Login:
     identity_file: Path
     alias: str
     proxy: tuple[str, ...] = ()
+
+    @property
+    def who(self) -> str:
+        """Where and as whom, in words."""
+        return f"{self.user}@{self.host} port {self.port}"
 
 
 @dataclass(frozen=True)
@@ -87,19 +91,8 @@ class SshGuest:
         on_output: OnOutput | None = None,
     ) -> None:
         """Copy a folder's content, or a file, into the guest; see ``Guest.push``."""
-        folder = source.is_dir()
-        self._rsync(
-            [
-                "--mkpath",
-                "--chown=root:root",
-                *(["--delete"] if delete else []),
-                *(f"--exclude={pattern}" for pattern in exclude),
-                "--",
-                f"{source}/" if folder else f"{source}",
-                f"guest:{target}/" if folder else f"guest:{target}",
-            ],
-            timeout=timeout,
-            on_output=on_output,
+        self._carrier.push(
+            source, target, timeout=timeout, exclude=exclude, delete=delete, on_output=on_output
         )
 
     def pull(
@@ -112,44 +105,17 @@ class SshGuest:
         on_output: OnOutput | None = None,
     ) -> None:
         """Copy a guest folder's content to the host; see ``Guest.pull``."""
-        self._rsync(
-            [
-                # Owner and group are the caller's: what the guest's root made belongs to him.
-                "--no-owner",
-                "--no-group",
-                "--chmod=Du+rwx,Fu+rw",
-                *(f"--exclude={pattern}" for pattern in exclude),
-                "--",
-                f"guest:{source}/",
-                f"{target}/",
-            ],
-            timeout=timeout,
-            on_output=on_output,
-        )
+        self._carrier.pull(source, target, timeout=timeout, exclude=exclude, on_output=on_output)
 
-    def _rsync(
-        self, arguments: Sequence[str], *, timeout: float, on_output: OnOutput | None
-    ) -> None:
-        # No compression on a local link, where it only costs; rsync itself knows the suffixes of
-        # what is compressed already. Arguments are protected from the remote shell; hard links and
-        # sparse files stay such.
-        argv = [
-            "rsync",
-            "--archive",
-            "--hard-links",
-            "--sparse",
-            "--numeric-ids",
-            "--protect-args",
-            *(["--compress"] if self.far else []),
-            "--info=progress2",
-            f"--rsh=ssh -F {self.config}",
-            "--rsync-path=sudo -n rsync",
-            *arguments,
-        ]
-        result = self.runner.run(argv, timeout=timeout, on_output=on_output)
-        if not result.ok:
-            room = "no room left: " if result.status == _RSYNC_FULL_DISK else ""
-            raise TransferError(f"{room}rsync exited with {result.status}: {result.tail(5)}")
+    @property
+    def _carrier(self) -> Carrier:
+        return Carrier(
+            self.runner,
+            rsh=("ssh", "-F", str(self.config)),
+            program="sudo -n rsync",
+            peer="guest",
+            compress=self.far,
+        )
 
 
 def public_keys(text: str) -> tuple[str, ...]:
@@ -163,28 +129,29 @@ def public_keys(text: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def connected(
-    runner: Runner, login: Login, folder: Path, *, known_hosts: str, timeout: float
+    runner: Runner, config: Path, *, who: str, timeout: float, far: bool = False
 ) -> Iterator[SshGuest]:
     """Hold one authenticated connection to a guest for the body.
 
     Args:
         runner: starts ssh.
-        login: where and as whom.
-        folder: what ``runtime_folder`` made; who made it removes it.
-        known_hosts: the host's keys as lines of a known_hosts file, under ``login.alias``.
+        config: what ``write_config`` wrote; the connection's files lie beside it, and who made
+            that folder removes it.
+        who: where and as whom, for the error.
         timeout: seconds until the first login must have worked.
+        far: the guest is on another host.
 
     Raises:
-        GuestError: the login does not work.
+        GuestError: the login does not work; its details are what ssh said.
     """
-    config = write_config(folder, login, known_hosts=known_hosts)
+    folder = config.parent
     master = runner.spawn(
         ["ssh", "-F", str(config), "-o", "ControlMaster=yes", "-N", "guest"],
         log=folder / "master.log",
     )
     try:
-        _wait_for_master(runner, config, master, folder, login, timeout)
-        yield SshGuest(runner, config, far=bool(login.proxy))
+        _wait_for_master(runner, config, master, who, timeout)
+        yield SshGuest(runner, config, far=far)
     finally:
         master.stop()
 
@@ -196,6 +163,11 @@ def runtime_folder() -> Path:
     splits its --rsh at spaces.
     """
     return Path(tempfile.mkdtemp(prefix="vk-", dir=_runtime_parent()))
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove what ``runtime_folder`` made."""
+    shutil.rmtree(folder)
 
 
 def _runtime_parent() -> Path:
@@ -218,20 +190,39 @@ def write_config(folder: Path, login: Login, *, known_hosts: str) -> Path:
     # Links and copies under plain names: ssh expands %, ~ and ${} in the paths of its options.
     (folder / "key").symlink_to(login.identity_file.resolve())
     (folder / "known_hosts").write_text(known_hosts)
-    options = {
-        "HostName": login.host,
-        "Port": login.port,
-        "User": login.user,
-        "HostKeyAlias": login.alias,
-        "UserKnownHostsFile": folder / "known_hosts",
-        "GlobalKnownHostsFile": "none",
+    return write_options(
+        folder / "config",
+        {
+            "HostName": login.host,
+            "Port": login.port,
+            "User": login.user,
+            "HostKeyAlias": login.alias,
+            "UserKnownHostsFile": folder / "known_hosts",
+            "GlobalKnownHostsFile": "none",
+            "IdentityFile": folder / "key",
+            "IdentitiesOnly": "yes",
+            "IdentityAgent": "none",
+            "ProxyCommand": shlex.join(login.proxy) or "none",
+        },
+    )
+
+
+def write_options(config: Path, options: Mapping[str, object], *, more: str = "") -> Path:
+    """Write an ssh configuration for the name "guest": these options, and those of all guests.
+
+    Args:
+        config: the file to write, in a private folder whose path needs no quoting.
+        options: ssh_config's keywords; a value needs no quoting.
+        more: what comes behind it.
+
+    Returns:
+        The configuration's path.
+    """
+    common = {
         "StrictHostKeyChecking": "yes",
-        "IdentityFile": folder / "key",
-        "IdentitiesOnly": "yes",
-        "IdentityAgent": "none",
         "PreferredAuthentications": "publickey",
         "BatchMode": "yes",
-        "ControlPath": folder / "s",
+        "ControlPath": config.parent / "s",
         "ControlMaster": "no",
         "ForwardAgent": "no",
         "ForwardX11": "no",
@@ -240,27 +231,21 @@ def write_config(folder: Path, login: Login, *, known_hosts: str) -> Path:
         "ServerAliveInterval": 15,
         "ServerAliveCountMax": 8,
         "LogLevel": "ERROR",
-        "ProxyCommand": shlex.join(login.proxy) or "none",
     }
-    lines = ["Host guest", *(f"  {name} {value}" for name, value in options.items())]
-    config = folder / "config"
-    config.write_text("\n".join(lines) + "\n")
+    lines = [f"  {name} {value}" for name, value in {**common, **options}.items()]
+    config.write_text("\n".join(["Host guest", *lines, more]) + "\n")
     return config
 
 
 def _wait_for_master(
-    runner: Runner,
-    config: Path,
-    master: Background,
-    folder: Path,
-    login: Login,
-    timeout: float,
+    runner: Runner, config: Path, master: Background, who: str, timeout: float
 ) -> None:
     """Wait until the control socket answers.
 
     Raises:
         GuestError: ssh gave up, or the time is over.
     """
+    folder = config.parent
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if (folder / "s").exists():
@@ -273,7 +258,7 @@ def _wait_for_master(
             break
     said = (folder / "master.log").read_text(errors="replace").strip()
     raise GuestError(
-        f"Cannot log in to the guest as {login.user}@{login.host} port {login.port}",
+        f"Cannot log in to the guest as {who}",
         details=said or f"no answer within {timeout:.0f} s",
         resolution="Build again with -v and look at the log of the guest's start.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import vagrant
@@ -34,21 +34,30 @@ class RoutedVagrant(vagrant.Vagrant):
     would stop Vagrant while we are destroying the guest, and has no time-outs.
 
     Args:
-        root: folder of the Vagrantfile.
+        root: folder of the Vagrantfile, in which Vagrant runs.
         runner: starts the processes.
         phase: names the phase in a time-out's error.
         timeout: seconds for each command.
         on_output: sees what Vagrant says while it says it.
+        environment: variables that Vagrant gets besides the runner's.
     """
 
     def __init__(
-        self, root: Path, *, runner: Runner, phase: str, timeout: float, on_output: OnOutput
+        self,
+        root: Path,
+        *,
+        runner: Runner,
+        phase: str,
+        timeout: float,
+        on_output: OnOutput,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(root=str(root))  # type: ignore[no-untyped-call]
         self._runner = runner
         self._phase = phase
         self._timeout = timeout
         self._on_output = on_output
+        self._environment = environment
 
     def bring_up(self, provider: str) -> None:
         """Run ``vagrant up``."""
@@ -85,6 +94,7 @@ class RoutedVagrant(vagrant.Vagrant):
                 merge=merge,
                 on_output=self._on_output if merge else None,
                 cwd=Path(self.root),
+                environment=self._environment,
                 stop_signal=signal.SIGINT,
                 grace=_GRACE,
             )
@@ -134,8 +144,15 @@ def read_login(ssh_config: str, *, alias: str) -> Login:
         alias: name under which the host's key will be pinned.
 
     Raises:
-        GuestError: a field is missing, or the answer is empty.
+        GuestError: a field is missing, the answer is empty, or it has several machines.
     """
+    machines = [line.split()[1] for line in ssh_config.splitlines() if line.startswith("Host ")]
+    if len(machines) > 1:
+        raise GuestError(
+            "The Vagrantfile defines several machines",
+            details=", ".join(machines),
+            resolution="A build runs in one; use a Vagrantfile that defines only that.",
+        )
     found: dict[str, str] = {}
     for line in ssh_config.splitlines():
         key, _, value = line.strip().partition(" ")

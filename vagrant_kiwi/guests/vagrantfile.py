@@ -26,6 +26,15 @@ class Box(Protocol):
 
 
 @dataclass(frozen=True)
+class ForeignBox:
+    """What a build runs in that is no box of ours: a machine, a Vagrantfile's own."""
+
+    name: str
+    image: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
 class Machine:
     """What a virtual machine is like as far as its host decides; ``libvirt_host`` finds it out.
 
