@@ -31,10 +31,11 @@ Keep = Literal["never", "failed", "always"]
 
 _RUN_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,46}[a-z0-9])?")
 _NOT_IN_XML = frozenset("<>&'")
-#: Folders that a synced entry may not replace: the guest would not survive it.
+#: Folders that a synced entry may neither empty nor change: the guest would not survive it.
 _SYSTEM_FOLDERS = frozenset(
     {"/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys"}
     | {"/usr", "/usr/bin", "/usr/lib", "/usr/sbin", "/var", "/var/lib", GUEST_ROOT}
+    | {"/home", "/tmp", "/var/tmp"}  # noqa: S108 - of the guest
 )
 
 
@@ -80,12 +81,16 @@ class GuestPaths:
 
 @dataclass(frozen=True)
 class SyncItem:
-    """One tree or file that goes from the host into the guest."""
+    """One tree or file that goes from the host into the guest.
+
+    An ``overlay`` goes over a system folder, and leaves the folders there as they are.
+    """
 
     source: Path
     target: str
     exclude: tuple[str, ...]
     delete: bool
+    overlay: bool = False
 
 
 @dataclass(frozen=True)
@@ -343,13 +348,16 @@ def _sync_item(entry: SyncEntry) -> SyncItem:
             f"sync: {entry.source} does not exist",
             resolution="Correct the source in the settings or in --sync=SRC:DST.",
         )
-    target = posixpath.normpath(entry.target)
-    if entry.delete and target in _SYSTEM_FOLDERS:
+    # normpath keeps two slashes in front, which POSIX lets mean something; Linux does not.
+    target = "/" + posixpath.normpath(entry.target).lstrip("/")
+    system = target in _SYSTEM_FOLDERS
+    if entry.delete and system:
         raise SettingsError(
             f"sync: the target {entry.target} with delete would empty a system folder of the guest",
             resolution="Choose a folder of its own, or leave delete out.",
         )
-    return SyncItem(entry.source, target, entry.exclude, entry.delete)
+    overlay = system and entry.source.is_dir()
+    return SyncItem(entry.source, target, entry.exclude, entry.delete, overlay)
 
 
 def _script(path: Path) -> Path:

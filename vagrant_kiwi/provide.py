@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from vagrant_kiwi import mirrors, remote
+from vagrant_kiwi import mirrors, overlay, remote
 from vagrant_kiwi.console import Console, PhaseView
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import GuestError
@@ -45,8 +45,8 @@ def data(
     with console.phase("sync") as view, deadline.named():
         try:
             run_folder.make(guest, plan.guest)
-            for item in items:
-                _push(guest, item, view, deadline)
+            for number, item in enumerate(items):
+                _push(plan, guest, item, number, view, deadline)
             _push_main_file(plan, choices, guest, scratch, deadline)
             for file in plan.guest_files:
                 with file.on_host(scratch) as path:
@@ -81,16 +81,23 @@ def _push_main_file(
             guest.push(copy / written, target, timeout=deadline.left())
 
 
-def _push(guest: Guest, item: SyncItem, view: PhaseView, deadline: Deadline) -> None:
+def _push(
+    plan: BuildPlan, guest: Guest, item: SyncItem, number: int, view: PhaseView, deadline: Deadline
+) -> None:
     view.update(f"{item.source.name} -> {item.target}")
+    # rsync would give the folders that are there the modes of the source's, and replace links to
+    # folders by folders.
+    target = f"{plan.guest.root}/overlay/{number}" if item.overlay else item.target
     guest.push(
         item.source,
-        item.target,
+        target,
         timeout=deadline.left(),
         exclude=item.exclude,
         delete=item.delete,
         on_output=RsyncPercent(view, item.target),
     )
+    if item.overlay:
+        overlay.unpack(guest, target, item.target, timeout=deadline.left())
 
 
 def scripts(

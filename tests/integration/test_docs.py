@@ -15,7 +15,13 @@ from tests.integration.cli import CHECKOUT
 #: What runs these tests cannot run within them.
 _NOT_HERE = frozenset({"./bootstrap test"})
 
-PAGES = ("README.md", "docs/tutorial.md", "docs/how-to.md")
+PAGES = (
+    "README.md",
+    "docs/tutorial.md",
+    "docs/how-to.md",
+    "docs/from-dice.md",
+    "docs/from-kiwi-boxed-plugin.md",
+)
 
 
 def commands(page: str) -> list[str]:

@@ -19,18 +19,31 @@ def result(
     return CommandResult(tuple(argv), status, output, errors)
 
 
+@dataclass(frozen=True)
+class Push:
+    """A push that was asked for."""
+
+    source: Path
+    target: str
+    exclude: tuple[str, ...]
+    delete: bool
+
+
 @dataclass
 class FakeGuest:
     """A guest that answers scripted commands in order, and copies on this host.
 
     Args:
         script: pairs of a word that the joined command must hold, and the answer.
+        pushes: pairs of a target that is pushed to, in order, and None or what it raises.
         pulled: called with the target of each pull.
         slow: seconds before each answer.
     """
 
     script: list[tuple[str, Answer]] = field(default_factory=list)
+    pushes: list[tuple[str, BaseException | None]] = field(default_factory=list)
     pulled: Callable[[Path], None] | None = None
+    pushed: list[Push] = field(default_factory=list)
     commands: list[tuple[str, ...]] = field(default_factory=list)
     inputs: list[bytes | None] = field(default_factory=list)
     slow: float = 0.0
@@ -68,8 +81,14 @@ class FakeGuest:
         delete: bool = False,
         on_output: OnOutput | None = None,
     ) -> None:
-        """Refuse: no unit test pushes."""
-        raise AssertionError(f"unscripted push of {source}")
+        """Answer the next scripted push."""
+        assert timeout > 0
+        assert self.pushes, f"unscripted push of {source}"
+        expected, failure = self.pushes.pop(0)
+        assert target == expected, f"push of {source} to {target}"
+        if failure is not None:
+            raise failure
+        self.pushed.append(Push(source, target, tuple(exclude), delete))
 
     def pull(
         self,
