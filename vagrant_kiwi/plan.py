@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from vagrant_kiwi import description_copy, kiwi
-from vagrant_kiwi.description import Description, Selection
+from vagrant_kiwi import description_copy, kiwi, references
+from vagrant_kiwi.description import Description, Repository, Selection
+from vagrant_kiwi.description_model import FileChoice, MirrorChoice
 from vagrant_kiwi.errors import DescriptionError, SettingsError, UsageError
 from vagrant_kiwi.isolation import MACHINE, HostFacts, Isolation, isolate
 from vagrant_kiwi.settings import LibvirtSettings, Settings, SyncEntry, Timeouts
@@ -59,6 +60,7 @@ class GuestPaths:
     root: str
     description: str
     files: str
+    references: str
     scripts: str
     target: str
     bundle: str
@@ -71,6 +73,7 @@ class GuestPaths:
             root=root,
             description=f"{root}/description",
             files=f"{root}/files",
+            references=f"{root}/references",
             scripts=f"{root}/scripts",
             target=f"{root}/target",
             bundle=f"{root}/bundle",
@@ -89,7 +92,11 @@ class SyncItem:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """All that a build will do; nothing is decided after it."""
+    """All that a build will do; nothing is decided after it.
+
+    ``references`` are pushed with the description, after it; ``local_repositories`` and
+    ``moved_files`` are what its copy names anew for them.
+    """
 
     run_id: str
     slug: str
@@ -106,6 +113,9 @@ class BuildPlan:
     isolation: Isolation
     libvirt: LibvirtSettings
     sync: tuple[SyncItem, ...]
+    references: tuple[SyncItem, ...]
+    local_repositories: tuple[MirrorChoice, ...]
+    moved_files: tuple[FileChoice, ...]
     provision: tuple[Path, ...]
     kiwi_argv: tuple[str, ...]
     bundle_argv: tuple[str, ...] | None
@@ -130,6 +140,11 @@ class BuildPlan:
         if self.provider != "libvirt" or urlsplit(self.libvirt.uri).netloc:
             return None
         return self.paths.run / "console.log"
+
+    def remote(self, repositories: Sequence[Repository]) -> tuple[Repository, ...]:
+        """Return those of a selection's repositories that a mirror may stand in for."""
+        local = [choice.original for choice in self.local_repositories]
+        return tuple(one for one in repositories if one not in local)
 
     @property
     def result_folder(self) -> str:
@@ -205,7 +220,8 @@ def make_plan(
 
     Raises:
         SettingsError: a source of data is missing, or a target is not usable.
-        DescriptionError: the description's folder holds the whole state of the tool or the like.
+        DescriptionError: the description's folder is the state folder, or it refers to something
+            that cannot be brought into the guest.
     """
     guest = GuestPaths.of(run_id)
     image_type = selection.image_type.image
@@ -234,6 +250,16 @@ def make_plan(
         profiles=settings.kiwi.profiles,
         files_dir=guest.files,
     )
+    sync = tuple(_sync_item(entry) for entry in settings.sync)
+    outside = references.find(
+        description,
+        selection,
+        guest=guest.description,
+        folder=guest.references,
+        state=state,
+        mapping=settings.mirrors,
+        synced=[item.target for item in sync],
+    )
     return BuildPlan(
         run_id=run_id,
         slug=slug,
@@ -259,10 +285,12 @@ def make_plan(
             else MACHINE
         ),
         libvirt=settings.libvirt,
-        sync=(
-            SyncItem(folder, guest.description, _state_inside(state, folder), delete=True),
-            *(_sync_item(entry) for entry in settings.sync),
+        sync=(SyncItem(folder, guest.description, outside.exclude, delete=True), *sync),
+        references=tuple(
+            SyncItem(one.source, one.target, one.exclude, delete=False) for one in outside.pushes
         ),
+        local_repositories=outside.repositories,
+        moved_files=outside.files,
         provision=tuple(_script(path) for path in settings.provision),
         kiwi_argv=kiwi.build_argv(
             options, kiwi_build, description=guest.description, target_dir=guest.target
@@ -294,16 +322,6 @@ def make_plan(
         guest=guest,
         template_dirs=settings.template_dirs,
     )
-
-
-def _state_inside(state: Path, folder: Path) -> tuple[str, ...]:
-    """Leave our own state out of the pushed copy where it lies inside the description."""
-    try:
-        inside = state.resolve().relative_to(folder)
-    except ValueError:
-        return ()
-    escaped = re.sub(r"([*?\[\\])", r"\\\1", inside.as_posix())
-    return (f"/{escaped}",)
 
 
 def _sync_item(entry: SyncEntry) -> SyncItem:
