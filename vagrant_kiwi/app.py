@@ -94,6 +94,19 @@ def plan_summary(decided: plan.BuildPlan) -> dict[str, object]:
             }
             for item in decided.sync
         ],
+        "references": {
+            "pushed": [
+                {"source": str(item.source), "target": item.target, "exclude": list(item.exclude)}
+                for item in decided.references
+            ],
+            "renamed": {
+                **{
+                    choice.original.public_source: choice.replacement
+                    for choice in decided.local_repositories
+                },
+                **{choice.original: choice.replacement for choice in decided.moved_files},
+            },
+        },
         "files": [file.target for file in decided.guest_files],
         "provision": [str(script) for script in decided.provision],
         "kiwi": kiwi.shown_argv(decided.kiwi_argv),
@@ -228,7 +241,7 @@ def _prepare(
         supply = box_supply.Supply(request.settings, environment, runner, console, gate)
         box = _box(supply, decided.box)
     choices = mirrors.choose(
-        selection.repositories,
+        decided.remote(selection.repositories),
         request.settings.mirrors,
         probe=mirrors.answers,
         host_mirrors=lambda: mirrors.host_mirrors(runner),

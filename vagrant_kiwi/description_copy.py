@@ -14,7 +14,7 @@ from pathlib import Path
 from lxml import etree
 
 from vagrant_kiwi import description, description_source
-from vagrant_kiwi.description_model import MirrorChoice, Repository, same_host
+from vagrant_kiwi.description_model import FileChoice, MirrorChoice, Repository, same_host
 from vagrant_kiwi.errors import DescriptionError
 
 
@@ -34,6 +34,7 @@ def rewrite(
     choices: Sequence[MirrorChoice],
     *,
     original: Path | None = None,
+    files: Sequence[FileChoice] = (),
 ) -> str:
     """Put the chosen mirrors, and all includes, into the main file of a copied description.
 
@@ -53,6 +54,7 @@ def rewrite(
         choices: what ``mirrors.choose`` returned.
         original: the folder that was copied; includes and symlinks that lead out of it
             are followed from there. Without it they are followed from the copy.
+        files: signing keys and archives that have another name in the guest.
 
     Returns:
         The main file to name to KIWI with ``--kiwi-file``: that of ``name_in_guest``.
@@ -62,7 +64,7 @@ def rewrite(
     """
     file = description_source.find(original or folder, str(kiwi_file))
     source = description_source.load(file)
-    if source.plain and not choices and not file.is_symlink():
+    if source.plain and not choices and not files and not file.is_symlink():
         return Path(kiwi_file).as_posix()
     missing = list(choices)
     for element in source.root.findall("repository"):
@@ -71,10 +73,13 @@ def rewrite(
         if choice is not None:
             _move(element, said, choice.replacement)
             missing = [one for one in missing if one.original != choice.original]
-    if missing:
+    # After the repositories, which are known by their keys as well.
+    lost = [f"repository {one.original.public_source}" for one in missing]
+    lost += [one.original for one in files if not _rename(source.root, one)]
+    if lost:
         raise DescriptionError(
             "The copy of the description is not the one that was planned",
-            details=f"{file} has no repository {missing[0].original.public_source}",
+            details=f"{file} has no {lost[0]}",
             resolution="Was the description edited meanwhile? Start again.",
         )
     folder = folder.absolute()
@@ -115,6 +120,19 @@ def _move(element: etree._Element, said: Repository, replacement: str) -> None:
         # They are meant for the server that is not asked now.
         element.attrib.pop("username", "")
         element.attrib.pop("password", "")
+
+
+def _rename(root: etree._Element, choice: FileChoice) -> bool:
+    """Name a file anew; tell whether it was named at all."""
+    found = [
+        (element, name)
+        for path, name in (("repository/source/signing", "key"), ("packages/archive", "name"))
+        for element in root.iterfind(path)
+        if (element.get(name) or "").strip() == choice.original.strip()
+    ]
+    for element, name in found:
+        element.set(name, choice.replacement)
+    return bool(found)
 
 
 def _write(target: Path, data: bytes, mode: int) -> None:

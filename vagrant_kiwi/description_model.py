@@ -97,6 +97,14 @@ class MirrorChoice:
 
 
 @dataclass(frozen=True)
+class FileChoice:
+    """A signing key or an archive as the main file names it, and its name in the guest."""
+
+    original: str
+    replacement: str
+
+
+@dataclass(frozen=True)
 class ImageType:
     """A ``<type>``; ``profiles`` and ``arch`` are those of its ``<preferences>``.
 

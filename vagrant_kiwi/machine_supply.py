@@ -104,7 +104,7 @@ def _make(supply: Supply, recipe: Recipe, cache: Path, folder: Path) -> MachineB
         made = Supply(supply.settings, supply.environment, runner, inner, supply.gate)
         box = docker_box(made, recipe.name)
         choices = mirrors.choose(
-            selection.repositories,
+            decided.remote(selection.repositories),
             supply.settings.mirrors,
             probe=mirrors.answers,
             host_mirrors=lambda: mirrors.host_mirrors(runner),

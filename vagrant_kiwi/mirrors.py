@@ -31,6 +31,7 @@ __all__ = [
     "choose",
     "host_mirrors",
     "index_urls",
+    "mapped_source",
     "pick_mirror",
     "rewrite",
 ]
@@ -181,11 +182,10 @@ def choose(
         return ()
     used = [one for one in repositories if not one.image_only]
     mapped: dict[int, str] = {}
-    if not isinstance(setting, str):
-        for place, one in enumerate(used):
-            target = _mapped(one.source, setting)
-            if target is not None and target != one.source:
-                mapped[place] = target
+    for place, one in enumerate(used):
+        replaced = mapped_source(one.source, setting)
+        if replaced is not None and replaced != one.source:
+            mapped[place] = replaced
     silent = _silent(
         {place: index_urls(one, mapped.get(place)) for place, one in enumerate(used)}, probe
     )
@@ -267,8 +267,13 @@ def _without_login(url: str) -> str:
     return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
 
 
-def _mapped(source: str, setting: Mapping[str, str]) -> str | None:
-    """Apply the longest prefix that ends where a part of the path ends."""
+def mapped_source(source: str, setting: MirrorSetting) -> str | None:
+    """Return what a map of the setting ``mirrors`` puts in the place of a source, if anything.
+
+    The longest prefix counts that ends where a part of the path ends.
+    """
+    if isinstance(setting, str):
+        return None
     for prefix in sorted(setting, key=len, reverse=True):
         start = prefix.rstrip("/")
         for url in dict.fromkeys((source, _without_login(source))):

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from vagrant_kiwi import description_copy, hosts, kiwi
-from vagrant_kiwi.description import Description, Selection
+from vagrant_kiwi import description_copy, hosts, kiwi, references
+from vagrant_kiwi.description import Description, Repository, Selection
+from vagrant_kiwi.description_model import FileChoice, MirrorChoice
 from vagrant_kiwi.errors import DescriptionError, SettingsError, UsageError
 from vagrant_kiwi.hosts import HostTarget
 from vagrant_kiwi.isolation import EXISTING, MACHINE, OWN, HostFacts, Isolation, isolate
@@ -61,6 +62,7 @@ class GuestPaths:
     root: str
     description: str
     files: str
+    references: str
     scripts: str
     target: str
     bundle: str
@@ -73,6 +75,7 @@ class GuestPaths:
             root=root,
             description=f"{root}/description",
             files=f"{root}/files",
+            references=f"{root}/references",
             scripts=f"{root}/scripts",
             target=f"{root}/target",
             bundle=f"{root}/bundle",
@@ -95,7 +98,11 @@ class SyncItem:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """All that a build will do; nothing is decided after it."""
+    """All that a build will do; nothing is decided after it.
+
+    ``references`` are pushed with the description, after it; ``local_repositories`` and
+    ``moved_files`` are what its copy names anew for them.
+    """
 
     run_id: str
     slug: str
@@ -115,6 +122,9 @@ class BuildPlan:
     vagrantfile: Path | None
     kiwi_version: str | None
     sync: tuple[SyncItem, ...]
+    references: tuple[SyncItem, ...]
+    local_repositories: tuple[MirrorChoice, ...]
+    moved_files: tuple[FileChoice, ...]
     provision: tuple[Path, ...]
     kiwi_argv: tuple[str, ...]
     bundle_argv: tuple[str, ...] | None
@@ -140,6 +150,11 @@ class BuildPlan:
         if self.provider != "libvirt" or self.vagrantfile or urlsplit(self.libvirt.uri).netloc:
             return None
         return self.paths.run / "console.log"
+
+    def remote(self, repositories: Sequence[Repository]) -> tuple[Repository, ...]:
+        """Return those of a selection's repositories that a mirror may stand in for."""
+        local = [choice.original for choice in self.local_repositories]
+        return tuple(one for one in repositories if one not in local)
 
     @property
     def result_folder(self) -> str:
@@ -227,7 +242,8 @@ def make_plan(
 
     Raises:
         SettingsError: a source of data is missing, or a target is not usable.
-        DescriptionError: the description's folder holds the whole state of the tool or the like.
+        DescriptionError: the description's folder is the state folder, or it refers to something
+            that cannot be brought into the guest.
     """
     guest = GuestPaths.of(run_id, parent=runs_folder(settings))
     image_type = selection.image_type.image
@@ -256,6 +272,16 @@ def make_plan(
         profiles=settings.kiwi.profiles,
         files_dir=guest.files,
     )
+    sync = tuple(_sync_item(entry) for entry in settings.sync)
+    outside = references.find(
+        description,
+        selection,
+        guest=guest.description,
+        folder=guest.references,
+        state=state,
+        mapping=settings.mirrors,
+        synced=[item.target for item in sync],
+    )
     return BuildPlan(
         run_id=run_id,
         slug=slug,
@@ -274,10 +300,12 @@ def make_plan(
         hosts=hosts.targets(settings) if settings.provider == "host" else (),
         vagrantfile=vagrantfile,
         kiwi_version=settings.kiwi_version,
-        sync=(
-            SyncItem(folder, guest.description, _state_inside(state, folder), delete=True),
-            *(_sync_item(entry) for entry in settings.sync),
+        sync=(SyncItem(folder, guest.description, outside.exclude, delete=True), *sync),
+        references=tuple(
+            SyncItem(one.source, one.target, one.exclude, delete=False) for one in outside.pushes
         ),
+        local_repositories=outside.repositories,
+        moved_files=outside.files,
         provision=tuple(_script(path) for path in settings.provision),
         kiwi_argv=kiwi.build_argv(
             options, kiwi_build, description=guest.description, target_dir=guest.target
@@ -330,16 +358,6 @@ def _isolation(
         # sshd runs only where Vagrant wants it.
         sshd=settings.provider == "docker",
     )
-
-
-def _state_inside(state: Path, folder: Path) -> tuple[str, ...]:
-    """Leave our own state out of the pushed copy where it lies inside the description."""
-    try:
-        inside = state.resolve().relative_to(folder)
-    except ValueError:
-        return ()
-    escaped = re.sub(r"([*?\[\\])", r"\\\1", inside.as_posix())
-    return (f"/{escaped}",)
 
 
 def _sync_item(entry: SyncEntry) -> SyncItem:

@@ -45,7 +45,7 @@ def data(
     with console.phase("sync") as view, deadline.named():
         try:
             run_folder.make(guest, plan.guest)
-            for number, item in enumerate(items):
+            for number, item in enumerate((*items, *plan.references)):
                 _push(plan, guest, item, number, view, deadline)
             _push_main_file(plan, choices, guest, scratch, deadline)
             for file in plan.guest_files:
@@ -68,14 +68,20 @@ def _push_main_file(
     scratch: Path,
     deadline: Deadline,
 ) -> None:
-    """Put a main file over the pushed one that names the mirrors in use and needs no include."""
+    """Put a main file over the pushed one that needs no include, and names what the guest has."""
     original = plan.description / plan.kiwi_file
     with tempfile.TemporaryDirectory(prefix="description-", dir=scratch) as name:
         copy = Path(name)
         (copy / plan.kiwi_file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(original, copy / plan.kiwi_file)
         before = (copy / plan.kiwi_file).read_bytes()
-        written = mirrors.rewrite(copy, plan.kiwi_file, choices, original=plan.description)
+        written = mirrors.rewrite(
+            copy,
+            plan.kiwi_file,
+            (*plan.local_repositories, *choices),
+            original=plan.description,
+            files=plan.moved_files,
+        )
         if (copy / written).read_bytes() != before:
             target = f"{plan.guest.description}/{written}"
             guest.push(copy / written, target, timeout=deadline.left())
