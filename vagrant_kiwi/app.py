@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vagrant_kiwi import (
+    box_images,
     box_supply,
     build,
     description,
+    docker_api,
     holding,
     isolation,
     keys,
@@ -272,11 +274,32 @@ def _check_host(
 
 def _box(supply: box_supply.Supply, name: str, *, anew: bool = False) -> Box:
     """Return the box for the provider of the settings."""
-    if supply.settings.provider != "libvirt":
+    settings = supply.settings
+    if settings.provider != "libvirt" and box_images.is_image(name):
+        return _image(supply, name)
+    if settings.provider != "libvirt":
         return box_supply.docker_box(supply, name, anew=anew)
     from vagrant_kiwi import machine_supply
 
     return machine_supply.machine_box(supply, name, anew=anew)
+
+
+def _image(supply: box_supply.Supply, name: str) -> Box:
+    settings = supply.settings
+    if settings.kiwi_version is not None:
+        raise SettingsError(
+            f"The box {name} has the KIWI that it has",
+            details=f"kiwi_version is {settings.kiwi_version}",
+            resolution="Leave kiwi_version out, or take a box of vagrant-kiwi.",
+        )
+    with supply.console.phase("box") as view, docker_api.client(supply.environment) as client:
+        return box_images.find(
+            client,
+            name,
+            policy=settings.docker.pull,
+            timeout=settings.timeouts.box,
+            log=view.update,
+        )
 
 
 def up(request: Request, console: Console) -> dict[str, object]:

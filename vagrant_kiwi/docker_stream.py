@@ -16,6 +16,7 @@ from typing import IO
 
 import docker
 import docker.auth
+import docker.utils
 import requests.exceptions
 
 from vagrant_kiwi.deadline import Deadline
@@ -62,7 +63,7 @@ def pull(
 
     Args:
         client: the Docker daemon.
-        image: with its tag, as in "debian:bookworm-slim".
+        image: with its tag or digest, as in "debian:bookworm-slim".
         arch: the architecture to take, in Docker's words.
         stall: seconds without progress after which it has failed.
         log: takes what happens, a line a layer and step.
@@ -72,13 +73,13 @@ def pull(
         DockerStreamError: it cannot be had.
         PhaseTimeoutError: the deadline has passed.
     """
-    repository, _, tag = image.rpartition(":")
+    repository, tag = docker.utils.parse_repository_tag(image)
     registry, _ = docker.auth.resolve_repository_name(repository)
     # The person's own login at that registry, if there is one.
     header = docker.auth.get_config_header(client.api, registry)
     call = Call(
         "images/create",
-        {"fromImage": repository, "tag": tag, "platform": f"linux/{arch}"},
+        {"fromImage": repository, "tag": tag or "latest", "platform": f"linux/{arch}"},
         headers={"X-Registry-Auth": header.decode("ascii")} if header else None,
         stall=stall,
     )

@@ -103,7 +103,9 @@ class Background:
         return self._process.poll()
 
     def stop(self) -> None:
-        """End it: politely, and after 5 s for good."""
+        """Close its pipe and end it: politely, and after 5 s for good."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         for signum in (signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is None:
                 self._process.send_signal(signum)

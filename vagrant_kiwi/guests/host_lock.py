@@ -44,12 +44,20 @@ else
 fi
 echo "$run $$" >"$folder/holder"
 exec 3<&0
-while sleep 20 9>&-; do echo . || exit; done 9>&- &
-beat=$!
+beat() {
+    trap 'kill "$nap" 2>/dev/null; exit' TERM
+    while echo .; do
+        sleep 20 &
+        nap=$!
+        wait "$nap"
+    done
+}
 cat <&3 >/dev/null 9>&- &
 feed=$!
-trap 'kill $beat $feed 2>/dev/null; exit 0' TERM HUP INT
 echo locked
+beat 9>&- 3<&- &
+beat=$!
+trap 'kill $beat $feed 2>/dev/null; exit 0' TERM HUP INT
 wait $feed
 kill $beat
 n=0
@@ -137,9 +145,9 @@ class Keeper:
             )
 
     def release(self) -> None:
-        """Give the lock back, as soon as the run's folder there is gone."""
+        """End our side of it; the keeper goes as soon as the run's folder there is gone."""
         if self._session is not None:
-            self._session.dismiss()
+            self._session.stop()
             self._session = None
 
     def _begin(self, *, again: str) -> str:
