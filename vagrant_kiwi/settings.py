@@ -1,14 +1,14 @@
 """Merge all levels of settings into one frozen object.
 
-Levels, lowest first: defaults, libvirt's own LIBVIRT_DEFAULT_URI, Invoke's
-``Collection.configure``, the system, user and project file, the environment, the file of ``-f``,
-flags. Each is validated from its own source before they are merged, so that an error can name the
-file.
+Levels, lowest first: defaults, libvirt's own LIBVIRT_DEFAULT_URI, the description's Dicefile,
+Invoke's ``Collection.configure``, the system, user and project file, the environment, the file of
+``-f``, flags. Each is validated from its own source before they are merged, so that an error can
+name the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from types import MappingProxyType
 from invoke.config import Config
 from pydantic import BaseModel, ValidationError
 
-from vagrant_kiwi import invocation
+from vagrant_kiwi import dicefile, invocation
 from vagrant_kiwi.errors import SettingsError
 from vagrant_kiwi.settings_model import (
     BundleSettings,
@@ -132,6 +132,10 @@ def load(
     Paths are relative to the file that holds them; in the environment and in flags to the current
     folder. A null in a file, where it is allowed, gives the default back.
 
+    The Dicefile beside the description is read for the tasks that have a description, which are
+    those with a flag for it. A machine that it names must be known already, whatever
+    ``host.host_key`` is in other levels: it comes with the description, perhaps from a stranger.
+
     Args:
         config: Invoke's configuration, as a task's context has it.
         environment: the process environment, from ``environment()``.
@@ -148,26 +152,45 @@ def load(
     values: dict[str, object] = {}
     origins: dict[str, str] = dict.fromkeys(KEYS, "default")
     files = invocation.file_levels(config, cwd=cwd)
-    for level in (
-        libvirt_level(environment, cwd=cwd),
-        *(level for level in files if not level.runtime),
-        environment_level(environment, kinds=kinds, cwd=cwd),
-        *(level for level in files if level.runtime),
-        flags_level(flags, kinds=kinds, cwd=cwd),
-    ):
-        for name, value in _given(_validated(level)):
+    levels = [
+        (level, dict(_given(_validated(level))))
+        for level in (
+            libvirt_level(environment, cwd=cwd),
+            *(level for level in files if not level.runtime),
+            environment_level(environment, kinds=kinds, cwd=cwd),
+            *(level for level in files if level.runtime),
+            flags_level(flags, kinds=kinds, cwd=cwd),
+        )
+    ]
+    # Only the other levels say where it is; it cannot name a description itself.
+    dice = _dicefile(levels, environment) if "description" in flags else None
+    if dice is not None:
+        levels.insert(1, (dice, dict(_given(_validated(dice)))))
+    for level, given in levels:
+        for name, value in given.items():
             if level.origin == FLAGS and name in _ADDED and isinstance(value, tuple):
                 # Who types --sync for one build still wants what the site's settings bring.
-                given = values.get(name, ())
-                value = (*(given if isinstance(given, tuple) else ()), *value)
+                below = values.get(name, ())
+                value = (*(below if isinstance(below, tuple) else ()), *value)
             values[name] = value
             origins[name] = level.names.get(name, level.origin)
+    if dice is not None and origins["host.address"] == dice.origin:
+        values["host.host_key"] = "known"
+        origins["host.host_key"] = dice.origin
     values.setdefault("state_dir", project / Settings().state_dir)
     return LoadedSettings(
         settings=Settings.model_validate(nested(values)),
         project_dir=project,
         origins=MappingProxyType(origins),
     )
+
+
+def _dicefile(
+    levels: Sequence[tuple[Level, Mapping[str, object]]], environment: Mapping[str, str]
+) -> Level | None:
+    """Return the level of the Dicefile beside the description that the other levels name."""
+    named = [given["description"] for _, given in levels if "description" in given]
+    return dicefile.level(named[-1], environment) if named and isinstance(named[-1], Path) else None
 
 
 def _validated(level: Level) -> Settings:

@@ -17,7 +17,7 @@ from invoke.tasks import task
 
 from vagrant_kiwi import invocation, settings
 from vagrant_kiwi.console import Console
-from vagrant_kiwi.errors import VagrantKiwiError
+from vagrant_kiwi.errors import UsageError, VagrantKiwiError
 
 if TYPE_CHECKING:
     from vagrant_kiwi import app
@@ -356,6 +356,29 @@ def key_setup(c: Context, json: bool = False) -> None:
         _show(app.key_setup(_request(c, {})), as_json=json)
 
 
+@task(
+    klass=invocation.PlainTask,
+    help={
+        **_help("json"),
+        "from-dicefile": "Dicefile, or the folder that holds it; no Ruby runs",
+    },
+)
+def init(c: Context, from_dicefile: str | None = None, json: bool = False) -> None:
+    """Write an invoke.yaml into the current folder that says the same as a Dicefile."""
+    from vagrant_kiwi.init import from_dicefile as write_settings
+
+    with _reported(Console(), as_json=json):
+        if from_dicefile is None:
+            raise UsageError(
+                "There is nothing to make an invoke.yaml from",
+                resolution="Give --from-dicefile=PATH, a Dicefile or the folder that holds it.",
+            )
+        _show(
+            write_settings(Path(from_dicefile), cwd=Path.cwd(), environ=settings.environment()),
+            as_json=json,
+        )
+
+
 def _request(c: Context, flags: Mapping[str, object], *, run_id: str | None = None) -> app.Request:
     """Merge the settings of all levels."""
     from vagrant_kiwi import app
@@ -393,4 +416,4 @@ def _show(answer: Mapping[str, object], *, as_json: bool) -> None:
         print(yaml.safe_dump(dict(answer), sort_keys=False, allow_unicode=True), end="")
 
 
-namespace = Collection(build, up, down, info, box_add, box_build, key_setup)
+namespace = Collection(build, up, down, info, box_add, box_build, key_setup, init)
