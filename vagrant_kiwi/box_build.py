@@ -208,7 +208,10 @@ def _context(recipe: Recipe, inputs: BoxInputs, wheels: Path) -> Iterator[IO[byt
     with tempfile.TemporaryFile(dir=inputs.cache) as stream:
         with tarfile.open(fileobj=stream, mode="w") as tar:
             for path in recipe_files(recipe.folder):
-                _add(tar, path.name, path.read_bytes())
+                content = path.read_bytes()
+                if recipe.variant and path.name == "Dockerfile":
+                    content += (recipe.additions / path.name).read_bytes()
+                _add(tar, path.name, content)
             for path in sorted(wheels.glob("*.whl")):
                 _add(tar, f"wheels/{path.name}", path.read_bytes())
             _add(tar, "authorized_key", f"{inputs.public_key.strip()}\n".encode())

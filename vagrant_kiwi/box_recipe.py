@@ -6,12 +6,14 @@ import hashlib
 import os
 import platform
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from vagrant_kiwi import box_versions
+from vagrant_kiwi.box_lock import pinned_version, split_lock
 from vagrant_kiwi.data import data_folder
 from vagrant_kiwi.errors import BoxError, PreflightError
 
@@ -48,7 +50,10 @@ class Recipe:
     """How a build box is made.
 
     ``arch`` is Debian's name of the architecture it is made for; ``digest`` changes with every
-    file of the recipe and with the architecture.
+    file of the recipe, with the architecture and with the version of KIWI. ``kiwi`` is that
+    version; None where a recipe has no KIWI. A ``variant`` has another KIWI than kiwi.lock pins,
+    and a ``name`` of its own. All other names are made from that, so boxes with different KIWIs
+    never replace each other.
     """
 
     folder: Path
@@ -57,6 +62,8 @@ class Recipe:
     facts: BoxFacts
     packages: tuple[str, ...]
     digest: str
+    kiwi: str | None
+    variant: bool = False
 
     @property
     def version(self) -> str:
@@ -72,6 +79,11 @@ class Recipe:
     def machine(self) -> Path:
         """The folder of the KIWI description that makes it a virtual machine's box."""
         return self.folder / "libvirt"
+
+    @property
+    def additions(self) -> Path:
+        """The folder of what boxes with another KIWI have besides: a Dockerfile, a provision.sh."""
+        return self.folder / "variant"
 
     def machine_digest(self) -> str:
         """Return what changes with every file that a virtual machine's box is made from.
@@ -102,16 +114,23 @@ class Recipe:
         return self.digest[:12]
 
 
-def find_recipe(name: str, *, boxes: Path | None = None, arch: str | None = None) -> Recipe:
+def find_recipe(
+    name: str,
+    *,
+    kiwi_version: str | None = None,
+    boxes: Path | None = None,
+    arch: str | None = None,
+) -> Recipe:
     """Return the recipe of a build box.
 
     Args:
         name: a folder in ``boxes``.
+        kiwi_version: the version of KIWI in the box; the recipe's own if not given.
         boxes: holds recipes; our own if not given.
         arch: Debian's name of an architecture; this host's if not given.
 
     Raises:
-        BoxError: there is no such box, or its recipe is damaged.
+        BoxError: there is no such box, its recipe is damaged, or it cannot have such a KIWI.
         PreflightError: boxes are not made for this host's architecture.
     """
     folder = boxes if boxes is not None else data_folder("boxes")
@@ -122,7 +141,29 @@ def find_recipe(name: str, *, boxes: Path | None = None, arch: str | None = None
             details=f"known: {', '.join(known) or 'none'}",
             resolution="Choose one of these.",
         )
-    return load_recipe(folder / name, arch=arch or host_arch())
+    recipe = load_recipe(folder / name, arch=arch or host_arch())
+    if kiwi_version is None or kiwi_version == recipe.kiwi:
+        return recipe
+    return _with_kiwi(recipe, kiwi_version)
+
+
+def _with_kiwi(recipe: Recipe, version: str) -> Recipe:
+    """Return the recipe of the same box with another version of KIWI."""
+    box_versions.check(version)
+    if not recipe.additions.is_dir():
+        raise BoxError(
+            f"The build box {recipe.name} is not made with other versions of KIWI",
+            details=f"there is no {recipe.additions}",
+            resolution="Leave --kiwi-version out.",
+        )
+    more = _digest(recipe.additions, recipe.arch)
+    return replace(
+        recipe,
+        name=f"{recipe.name}-kiwi-{version}",
+        digest=hashlib.sha256(f"{recipe.digest}\n{more}\n{version}\n".encode()).hexdigest(),
+        kiwi=version,
+        variant=True,
+    )
 
 
 def load_recipe(folder: Path, *, arch: str) -> Recipe:
@@ -141,8 +182,8 @@ def load_recipe(folder: Path, *, arch: str) -> Recipe:
     try:
         facts = BoxFacts.model_validate(tomllib.loads(path.read_text("utf-8")))
         packages = _packages((folder / "packages.txt").read_text("utf-8"))
-        for name in ("Dockerfile", "kiwi.lock"):
-            (folder / name).stat()
+        (folder / "Dockerfile").stat()
+        kiwi = split_lock((folder / "kiwi.lock").read_text("utf-8")).get("kiwi")
         digest = _digest(folder, arch)
     except ValidationError as error:
         # Not the error's own text: it links to a web page for each line.
@@ -153,7 +194,13 @@ def load_recipe(folder: Path, *, arch: str) -> Recipe:
     except (OSError, ValueError) as error:
         raise _damaged(folder, str(error)) from error
     return Recipe(
-        folder=folder, name=folder.name, arch=arch, facts=facts, packages=packages, digest=digest
+        folder=folder,
+        name=folder.name,
+        arch=arch,
+        facts=facts,
+        packages=packages,
+        digest=digest,
+        kiwi=pinned_version(kiwi) if kiwi is not None else None,
     )
 
 

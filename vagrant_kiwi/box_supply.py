@@ -28,7 +28,7 @@ class Supply:
 
 
 def docker_box(supply: Supply, name: str, *, anew: bool = False) -> DockerBox:
-    """Return a docker box; make it if it is missing or stale.
+    """Return a docker box with the KIWI of the settings; make it if it is missing or stale.
 
     Only what must be asked for is asked for.
 
@@ -41,8 +41,8 @@ def docker_box(supply: Supply, name: str, *, anew: bool = False) -> DockerBox:
         BoxError: it cannot be made.
         PreflightError: the host lacks something for it.
     """
-    recipe = box_recipe.find_recipe(name)
     settings = supply.settings
+    recipe = box_recipe.find_recipe(name, kiwi_version=settings.kiwi_version)
     with supply.console.phase("box") as view, docker_api.client(supply.environment) as client:
         box = None if anew else boxes.find_docker_box(client, recipe)
         if box is not None:

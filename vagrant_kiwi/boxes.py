@@ -41,7 +41,7 @@ class DockerBox:
     """A build box as an image of the Docker daemon.
 
     ``image`` is the name to start it by, ``image_id`` its content, ``version`` and ``digest`` its
-    recipe's, ``size`` in bytes.
+    recipe's, ``size`` in bytes, ``kiwi`` the version of KIWI in it, if there is one.
     """
 
     name: str
@@ -50,6 +50,7 @@ class DockerBox:
     image_id: str
     digest: str
     size: int
+    kiwi: str | None = None
 
 
 def docker_tag(recipe: Recipe) -> str:
@@ -135,6 +136,7 @@ def _as_box(recipe: Recipe, image: Image) -> DockerBox:
         image_id=str(image.id),
         digest=recipe.digest,
         size=int(image.attrs["Size"]),
+        kiwi=recipe.kiwi,
     )
 
 

@@ -147,6 +147,9 @@ def build_argv(
     """
     return (
         *_kiwi(options),
+        *(word for assignment in options.setenv for word in ("--setenv", assignment)),
+        *_given("--shared-cache-dir", options.shared_cache_dir),
+        *_given("--temp-dir", options.temp_dir),
         *_given("--type", options.type),
         *(word for profile in options.profiles for word in ("--profile", profile)),
         *_given("--kiwi-file", options.kiwi_file),
@@ -192,14 +195,8 @@ def shown_argv(argv: Sequence[str]) -> str:
 
 
 def _kiwi(options: GlobalOptions) -> tuple[str, ...]:
-    return (
-        "kiwi-ng",
-        *_LOGGING,
-        *_given("--config", options.config),
-        *(word for assignment in options.setenv for word in ("--setenv", assignment)),
-        *_given("--shared-cache-dir", options.shared_cache_dir),
-        *_given("--temp-dir", options.temp_dir),
-    )
+    """Return what any command takes; before KIWI 11, ``result`` refuses the other options."""
+    return ("kiwi-ng", *_LOGGING, *_given("--config", options.config))
 
 
 def _given(name: str, value: str | None) -> tuple[str, ...]:

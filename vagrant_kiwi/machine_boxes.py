@@ -10,7 +10,7 @@ import contextlib
 import datetime
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import libvirt
@@ -36,7 +36,8 @@ class MachineBox:
     """A build box of Vagrant for libvirt.
 
     ``image`` is its name in Vagrant, ``version`` that of this making, ``digest`` that of the files
-    it was made from, ``sha256`` and ``size`` in bytes of its file.
+    it was made from, ``sha256`` and ``size`` in bytes of its file, ``kiwi`` the version of KIWI in
+    it (None in records of boxes that were made before it was written down).
     """
 
     name: str
@@ -46,6 +47,7 @@ class MachineBox:
     file: str
     sha256: str
     size: int
+    kiwi: str | None = None
 
 
 _BOX = TypeAdapter(MachineBox)
@@ -62,7 +64,9 @@ def find(recipe: Recipe, folder: Path) -> MachineBox | None:
         BoxError: the recipe is not for virtual machines.
     """
     digest = recipe.machine_digest()
-    return next((box for box in reversed(_kept(folder)) if box.digest == digest), None)
+    made = next((box for box in reversed(_kept(folder)) if box.digest == digest), None)
+    # The same digest means the same KIWI, also where the record is too old to say so.
+    return replace(made, kiwi=recipe.kiwi) if made is not None else None
 
 
 def _kept(folder: Path) -> list[MachineBox]:
@@ -99,6 +103,7 @@ def adopt(
         file=file.name,
         sha256=sha256,
         size=file.stat().st_size,
+        kiwi=recipe.kiwi,
     )
     file.rename(kept)
     # Vagrant takes versions from such a list only; a bare file would have version 0.

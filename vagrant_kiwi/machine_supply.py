@@ -41,6 +41,8 @@ _KEY_IN_GUEST = "/var/lib/vagrant-kiwi-box/authorized_keys"
 def machine_box(supply: Supply, name: str, *, anew: bool = False) -> MachineBox:
     """Return a box for libvirt, known to Vagrant and uploaded; make it if it is missing or stale.
 
+    Its KIWI is that of the settings, and so is the KIWI that makes it.
+
     Args:
         supply: what making it takes.
         name: the recipe.
@@ -50,10 +52,10 @@ def machine_box(supply: Supply, name: str, *, anew: bool = False) -> MachineBox:
         BoxError: it cannot be made.
         PreflightError: the host lacks something for it.
     """
-    recipe = box_recipe.find_recipe(name)
-    recipe.machine_digest()
     console, settings = supply.console, supply.settings
-    deadline = Deadline.after(settings.timeouts.box, what=f"Making the build box {name}")
+    recipe = box_recipe.find_recipe(name, kiwi_version=settings.kiwi_version)
+    recipe.machine_digest()
+    deadline = Deadline.after(settings.timeouts.box, what=f"Making the build box {recipe.name}")
     cache = user_cache_path("vagrant-kiwi") / "libvirt"
     folder = cache / recipe.name
     with boxes.only_one(cache, recipe.name, console.note, deadline):
@@ -102,7 +104,7 @@ def _make(supply: Supply, recipe: Recipe, cache: Path, folder: Path) -> MachineB
     try:
         runner = Runner(holding.marked(dict(supply.environment), decided.run_id))
         made = Supply(supply.settings, supply.environment, runner, inner, supply.gate)
-        box = docker_box(made, recipe.name)
+        box = docker_box(made, recipe.folder.name)
         choices = mirrors.choose(
             decided.remote(selection.repositories),
             supply.settings.mirrors,
@@ -140,7 +142,8 @@ def _plan(
 ) -> tuple[plan.BuildPlan, description.Selection]:
     """Decide the build of the box as that of any other image."""
     given = supply.settings
-    state_dir = cache / "builds"
+    # The same description makes them all: in one folder they would lock each other out.
+    state_dir = cache / "builds" / recipe.name
     read = description.read(recipe.machine, kiwi_file=None)
     selection = description.select(read, profiles=(), image_type=None)
     key = state_dir / "authorized_keys"
@@ -152,7 +155,10 @@ def _plan(
         state_dir=state_dir,
         isolation=given.isolation,
         sync=(SyncEntry(source=key, target=_KEY_IN_GUEST),),
-        provision=(recipe.machine / "provision.sh",),
+        provision=(
+            recipe.machine / "provision.sh",
+            *((recipe.additions / "provision.sh",) if recipe.variant else ()),
+        ),
         mirrors=given.mirrors,
         template_dirs=given.template_dirs,
         timeouts=given.timeouts,

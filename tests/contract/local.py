@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.unit.fakes import FakeGuest
-from vagrant_kiwi.guests import TransferError
 from vagrant_kiwi.process import CommandResult, CommandTimeoutError, OnOutput, Runner
 
 _ROOT = () if os.geteuid() == 0 else ("sudo", "-n", "--")

@@ -156,9 +156,7 @@ def test_a_time_out_of_a_long_command_kills_it(guest: Guest, room: str) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 7, 255])
-def test_a_long_command_has_its_own_status_and_output(
-    guest: Guest, room: str, status: int
-) -> None:
+def test_a_long_command_has_its_own_status_and_output(guest: Guest, room: str, status: int) -> None:
     seen = bytearray()
     found = remote.run(
         guest,
@@ -189,7 +187,7 @@ def tree(folder: Path) -> dict[bytes, tuple[object, ...]]:
 
 
 def test_a_tree_goes_in_and_comes_back(guest: Guest, room: str, tmp_path: Path) -> None:
-    source = tmp_path / "it's a \"tree\"\n$HOME *"
+    source = tmp_path / 'it\'s a "tree"\n$HOME *'
     (source / "empty folder").mkdir(parents=True)
     (source / "new\nline").mkdir()
     (source / "new\nline" / " leading and trailing ").write_bytes(b"\0\xff")

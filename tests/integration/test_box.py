@@ -10,6 +10,7 @@ import contextlib
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import socketserver
@@ -30,9 +31,11 @@ import docker.errors
 import pytest
 import requests
 
-from tests.integration.cli import CHECKOUT, finish, wait_until
+from tests.integration.cli import CHECKOUT, Project, finish, wait_until
 from tests.integration.conftest import need
-from vagrant_kiwi import box_recipe, boxes, keys, mirrors
+from vagrant_kiwi import box_recipe, box_wheels, boxes, keys, mirrors
+from vagrant_kiwi.deadline import Deadline
+from vagrant_kiwi.errors import BoxError
 from vagrant_kiwi.guests.docker import RUN_LABEL
 from vagrant_kiwi.process import Runner
 
@@ -63,6 +66,9 @@ printf 'deb %s %s main\\n' "$MIRROR" "$SUITE" >/etc/apt/sources.list
 echo 'setup runs'
 """
 PASSWORD = "s3cr3t-and-long"
+
+#: A version of KIWI that is not the recipe's, and that needs a package which its lock has not.
+ANOTHER = "10.2.40"
 
 
 @dataclass(frozen=True)
@@ -362,6 +368,76 @@ def test_a_current_box_costs_nothing(
     assert found.image == box == boxes.docker_tag(recipe)
     assert log == []
     assert not (tmp_path / "cache").exists()
+
+
+# --- Another version of KIWI -------------------------------------------------------------------
+
+
+def test_a_version_that_does_not_exist_is_exit_5_with_the_nearest(tmp_path: Path) -> None:
+    project = Project(tmp_path, environment={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    done = project.run("box-add", "--kiwi-version=11.1.999", "--json")
+    assert done.status == 5, done.errors
+    error = done.json["error"]
+    assert error["code"] == 5
+    assert error["brief"].startswith("There is no KIWI 11.1.999")
+    named = error["details"].partition(": ")[2].split(", ")
+    assert len(named) == 5
+    assert "11.1.6" in named
+    assert list(tmp_path.glob("cache/vagrant-kiwi/wheels/*")) == []
+
+
+@pytest.mark.full
+def test_a_box_with_another_kiwi_is_made_once_beside_the_default_one(
+    box: str, docker_client: docker.DockerClient, runner: Runner, tmp_path: Path
+) -> None:
+    # A cache of its own, so that the wheels are really made.
+    cache = tmp_path / "cache"
+    project = Project(tmp_path, environment={"XDG_CACHE_HOME": str(cache)})
+    recipe = box_recipe.find_recipe("debian-bookworm", kiwi_version=ANOTHER)
+    default = docker_client.images.get(box).id
+    try:
+        first = project.run("box-add", f"--kiwi-version={ANOTHER}", "--json", timeout=1200)
+        assert first.status == 0, first.errors
+        assert first.json["kiwi"] == ANOTHER
+        assert first.json["image"] == boxes.docker_tag(recipe)
+        said = docker_client.containers.run(
+            first.json["image"], ["kiwi-ng", "--version"], remove=True
+        )
+        assert said.decode().strip() == f"KIWI (next generation) version {ANOTHER}"
+
+        started = time.monotonic()
+        second = project.run("box-add", f"--kiwi-version={ANOTHER}", "--json")
+        assert (second.status, second.json) == (0, first.json)
+        assert time.monotonic() - started < 10
+
+        assert project.run("box-add", "--json").json["image_id"] == default
+        assert docker_client.images.get(box).id == default
+        assert docker_client.images.get(first.json["image"]).id == first.json["image_id"]
+    finally:
+        for image in docker_client.images.list(name=recipe.repository):
+            docker_client.images.remove(str(image.id), force=True)
+
+    # What the first making wrote down is all that a second one takes.
+    folder = cache / "vagrant-kiwi"
+    (wheels,) = folder.glob(f"wheels/*-kiwi-{ANOTHER}")
+    names = sorted(path.name for path in wheels.iterdir())
+    record = wheels.with_name(f"{wheels.name}.lock")
+    text = record.read_text()
+    shutil.rmtree(wheels)
+
+    def again() -> Path:
+        deadline = Deadline.after(300, what="Making the wheels")
+        return box_wheels.ensure_wheels(
+            recipe, runner, cache=folder, log=lambda line: None, deadline=deadline
+        )
+
+    record.write_text(re.sub(r"(?m)^(docopt-ng==\S+ --hash=sha256:).*", rf"\g<1>{'0' * 64}", text))
+    with pytest.raises(BoxError, match="HASHES"):
+        again()
+    assert not wheels.exists()
+    record.write_text(text)
+    assert again() == wheels
+    assert sorted(path.name for path in wheels.iterdir()) == names
 
 
 # --- Making boxes ------------------------------------------------------------------------------

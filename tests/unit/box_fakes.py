@@ -60,6 +60,8 @@ def make_folder(tmp_path: Path) -> Path:
     (made / "Dockerfile").write_text("FROM scratch\n")
     (made / "packages.txt").write_text("# a list\nsudo\n\nrsync  # why\n")
     (made / "kiwi.lock").write_text(LOCK)
+    (made / "variant").mkdir()
+    (made / "variant" / "Dockerfile").write_text("RUN more\n")
     return made
 
 
@@ -104,6 +106,52 @@ def pip(argv: Sequence[str], options: Mapping[str, Any]) -> CommandResult:
     assert "--require-hashes" in argv
     assert "--no-deps" in argv
     return said("")
+
+
+@dataclass
+class VariantPip:
+    """Does what pip would for a box with KIWI 11.0.5, which needs lxml and docopt-ng.
+
+    ``known`` is what the index has, ``unfit`` which constraints it cannot meet, one complaint each.
+    """
+
+    known: str = "9.9.9, 11.0.4, 11.0.5, 11.1.6"
+    unfit: list[str] = field(default_factory=list)
+    constraints: list[str] = field(default_factory=list)
+
+    def __call__(self, argv: Sequence[str], options: Mapping[str, Any]) -> CommandResult:
+        given = Path(option(argv, "-r")).read_text().strip()
+        if "--no-binary=kiwi" in argv:
+            assert "--no-deps" in argv
+            assert "--no-build-isolation" in argv
+            if given.partition("==")[2] not in self.known.split(", "):
+                return said(
+                    "ERROR: Could not find a version that satisfies the requirement "
+                    f"{given} (from versions: {self.known})\n"
+                    f"ERROR: No matching distribution found for {given}\n",
+                    1,
+                )
+            target = Path(option(argv, "--dest"))
+            target.mkdir()
+            (target / f"kiwi-{given.partition('==')[2]}.tar.gz").write_bytes(b"source")
+            return said("")
+        limit = next((word for word in argv if word.startswith("--constraint=")), None)
+        if limit is None:
+            return pip(argv, options)
+        assert given.startswith("kiwi[markup] @ file:///")
+        lines = Path(limit.partition("=")[2]).read_text().split()
+        for package in self.unfit:
+            if any(line.startswith(f"{package}==") for line in lines):
+                complaint = f"The user requested (constraint) {package}==6.1.3"
+                return said(f"The conflict is caused by:\n    {complaint}\n", 1)
+        self.constraints = lines
+        target = Path(option(argv, "--dest"))
+        target.mkdir()
+        (target / "kiwi-11.0.5.tar.gz").write_bytes(b"source")
+        lxml = "6.1.3" if "lxml==6.1.3" in lines else "5.0"
+        (target / f"lxml-{lxml}-cp311-cp311-manylinux_2_17_x86_64.whl").write_bytes(b"lxml")
+        (target / "docopt_ng-0.9.0-py3-none-any.whl").write_bytes(b"docopt")
+        return said("")
 
 
 class FakeResponse:

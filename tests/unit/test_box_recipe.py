@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.box_fakes import NAME, soon
-from vagrant_kiwi import box_recipe, box_wheels, boxes
+from vagrant_kiwi import box_lock, box_recipe, boxes
 from vagrant_kiwi.data import data_folder
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import BoxError, PhaseTimeoutError, PreflightError, VagrantKiwiError
@@ -22,7 +22,7 @@ def test_our_own_recipe_is_sound() -> None:
     assert ours.repository == "vagrant-kiwi/debian-bookworm"
     assert len(ours.packages) == len(set(ours.packages))
     assert {"openssh-server", "sudo", "rsync", "python3-venv", "qemu-utils"} <= set(ours.packages)
-    pins = box_wheels.split_lock((ours.folder / "kiwi.lock").read_text())
+    pins = box_lock.split_lock((ours.folder / "kiwi.lock").read_text())
     assert pins["kiwi"].startswith("kiwi==11.1.6 --hash=sha256:")
     assert {*ours.facts.source_packages, *ours.facts.build_packages} <= pins.keys()
     assert all("--hash=sha256:" in pin for pin in pins.values())
@@ -37,7 +37,7 @@ def test_a_recipe_is_read(recipe: box_recipe.Recipe, folder: Path) -> None:
 
 def test_the_digest_covers_each_file_and_the_architecture(folder: Path) -> None:
     seen = {box_recipe.load_recipe(folder, arch=arch).digest for arch in ("amd64", "arm64")}
-    for path in sorted(folder.iterdir()):
+    for path in box_recipe.recipe_files(folder):
         before = path.read_text()
         path.write_text(before + "\n# more\n")
         seen.add(box_recipe.load_recipe(folder, arch="amd64").digest)
@@ -172,3 +172,68 @@ def test_whatever_a_machines_box_is_made_from_changes_its_digest(
         seen.add(changed)
     (inner / "file~").write_text("a back-up")
     assert box_recipe.load_recipe(folder, arch="amd64").machine_digest() in seen
+
+
+# --- Another version of KIWI -------------------------------------------------------------------
+
+
+def with_kiwi(folder: Path, version: str | None) -> box_recipe.Recipe:
+    return box_recipe.find_recipe(NAME, kiwi_version=version, boxes=folder.parent, arch="amd64")
+
+
+def test_a_box_with_another_kiwi_shares_no_name_with_the_default(
+    recipe: box_recipe.Recipe, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "libvirt").mkdir()
+    entries = [with_kiwi(folder, version) for version in (None, "10.2.40", "10.2.400", "11.0.5")]
+    assert entries[0] == recipe
+    assert (recipe.kiwi, recipe.variant) == ("11.1.6", False)
+    assert (entries[1].kiwi, entries[1].variant) == ("10.2.40", True)
+    assert entries[1].repository == f"vagrant-kiwi/{NAME}-kiwi-10.2.40"
+    assert len({entry.name for entry in entries}) == len(entries)
+    assert len({entry.digest for entry in entries}) == len(entries)
+    assert len({entry.repository for entry in entries}) == len(entries)
+    assert len({entry.machine_digest() for entry in entries}) == len(entries)
+    for entry in entries:
+        # What one killed making left is found by its own pattern only.
+        (tmp_path / f"{box_recipe.half_made(entry)}abc").mkdir()
+    for entry in entries:
+        assert len(list(tmp_path.glob(box_recipe.half_made(entry, "*")))) == 1
+
+
+def test_the_pinned_version_is_the_default_box(recipe: box_recipe.Recipe, folder: Path) -> None:
+    assert with_kiwi(folder, "11.1.6") == recipe
+
+
+def test_what_only_other_versions_have_changes_only_their_digest(
+    recipe: box_recipe.Recipe, folder: Path
+) -> None:
+    before = with_kiwi(folder, "11.0.5").digest
+    (folder / "variant" / "Dockerfile").write_text("RUN other\n")
+    assert with_kiwi(folder, "11.0.5").digest != before
+    assert with_kiwi(folder, None) == recipe
+    (folder / "packages.txt").write_text("other\n")
+    assert with_kiwi(folder, "11.0.5").digest != before
+
+
+def test_a_box_that_is_not_made_with_other_versions_says_so(folder: Path) -> None:
+    (folder / "variant" / "Dockerfile").unlink()
+    (folder / "variant").rmdir()
+    with pytest.raises(BoxError, match="not made with other versions"):
+        with_kiwi(folder, "11.0.5")
+
+
+@pytest.mark.parametrize("version", ["", "latest", "11", "11.0", "11.0.5.1", "11.0.05", "../1.2.3"])
+def test_what_is_no_version_is_exit_5(folder: Path, version: str) -> None:
+    with pytest.raises(BoxError, match="is no version of KIWI") as caught:
+        with_kiwi(folder, version)
+    assert caught.value.code == 5
+
+
+def test_our_own_boxes_can_have_another_kiwi() -> None:
+    ours = box_recipe.find_recipe("debian-bookworm", kiwi_version="10.2.40", arch="amd64")
+    assert ours.name == "debian-bookworm-kiwi-10.2.40"
+    # The machine's description is made fit for it by name, so the name must be there.
+    script = (ours.additions / "provision.sh").read_text()
+    assert r'schemaversion="8\.5"' in script
+    assert 'schemaversion="8.5"' in (ours.machine / "config.xml").read_text()

@@ -28,6 +28,7 @@ from tests.unit.box_fakes import (
     FakeImage,
     FakeResponse,
     Scripted,
+    VariantPip,
     pip,
     said,
     soon,
@@ -74,7 +75,9 @@ def test_a_current_box_is_found_and_nothing_happens(
     fake = FakeDocker()
     assert boxes.find_docker_box(fake.as_client(), recipe) is None
     fake.held = [current(recipe)]
-    wanted = boxes.DockerBox(NAME, "7", boxes.docker_tag(recipe), IMAGE, recipe.digest, 4321)
+    wanted = boxes.DockerBox(
+        NAME, "7", boxes.docker_tag(recipe), IMAGE, recipe.digest, 4321, "11.1.6"
+    )
     assert boxes.find_docker_box(fake.as_client(), recipe) == wanted
     assert ensure(recipe, fake, tmp_path, runner=Scripted({})) == wanted
     assert fake.posts == []
@@ -147,6 +150,36 @@ def debian(argv: Sequence[str], options: Mapping[str, Any]) -> CommandResult:
 
 
 @pytest.mark.usefixtures("scratch")
+def test_boxes_with_different_kiwis_do_not_replace_each_other(
+    recipe: box_recipe.Recipe, folder: Path, tmp_path: Path
+) -> None:
+    variant = box_recipe.find_recipe(NAME, kiwi_version="11.0.5", boxes=folder.parent, arch="amd64")
+    old = FakeImage([f"{variant.repository}:old"], {}, "sha256:old")
+    other = FakeImage([f"vagrant-kiwi/{NAME}-kiwi-11.0.50:1"], {}, "sha256:other")
+    default = current(recipe)
+    default.id = "sha256:default"
+    fake = FakeDocker(pull=stream(), build=stream(BUILT))
+    fake.held = [old, other, default]
+    box = ensure(variant, fake, tmp_path, runner=Scripted({}, VariantPip()))
+    assert (box.name, box.kiwi) == (f"{NAME}-kiwi-11.0.5", "11.0.5")
+    assert boxes.find_docker_box(fake.as_client(), variant) == box
+    assert json.loads(fake.posts[-1][1]["buildargs"])["BOX"] == variant.name
+    with tarfile.open(fileobj=io.BytesIO(fake.posts[-1][2])) as tar:
+        content = tar.extractfile("Dockerfile")
+        assert content is not None
+        assert content.read() == b"FROM scratch\nRUN more\n"
+        assert "variant" not in tar.getnames()
+    assert old.tags == []
+    assert boxes.find_docker_box(fake.as_client(), recipe) is not None
+    assert len(other.tags) == 1
+
+    # And the other way round.
+    fake.held.remove(default)
+    fake.streams = {"pull": stream(), "build": stream(BUILT)}
+    ensure(recipe, fake, tmp_path)
+    assert boxes.find_docker_box(fake.as_client(), variant) == box
+
+
 def test_mmdebstrap_steps_in_where_the_base_cannot_be_pulled(
     recipe: box_recipe.Recipe, tmp_path: Path
 ) -> None:
