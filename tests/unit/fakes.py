@@ -9,7 +9,8 @@ from pathlib import Path
 
 from vagrant_kiwi.process import CommandResult, OnOutput
 
-Answer = CommandResult | BaseException
+#: What a command answers; a function is for answers that come while time goes by.
+Answer = CommandResult | BaseException | Callable[[OnOutput | None], CommandResult]
 
 
 def result(
@@ -67,6 +68,8 @@ class FakeGuest:
         assert word in " ".join(argv), f"expected {word!r} in {argv}"
         if isinstance(answer, BaseException):
             raise answer
+        if callable(answer):
+            return answer(on_output)
         if on_output is not None and answer.output:
             on_output(answer.output)
         return answer

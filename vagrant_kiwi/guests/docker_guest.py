@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import time
@@ -62,6 +63,7 @@ class DockerGuest:
         """Run a command to its end; see ``Guest.exec``."""
         started = time.monotonic()
         fed = list(argv) if stdin is None else ["sh", "-c", _FED, "sh", str(len(stdin)), *argv]
+        fed = _as_text(fed)
         output, errors = bytearray(), bytearray()
         with self._errors(argv, timeout, output):
             made = self.daemon.api.exec_create(
@@ -174,6 +176,21 @@ class DockerGuest:
             raise ConnectionLostError(str(error)) from error
         except (*docker_api.FAILURES, urllib3.exceptions.HTTPError, OSError) as error:
             raise ConnectionLostError(str(error)) from error
+
+
+def _as_text(argv: list[str]) -> list[str]:
+    """Return a command whose arguments are text, as the API's JSON needs it.
+
+    Where one is not, a shell puts the bytes together from printf's octal numbers. The sign behind
+    them keeps what the shell would drop: newlines at the end.
+    """
+    try:
+        "".join(argv).encode()
+    except UnicodeEncodeError:
+        words = ["".join(f"\\0{byte:03o}" for byte in os.fsencode(word)) for word in argv]
+        lines = [f"a=$(printf '%b.' '{word}')\nset -- \"$@\" \"${{a%.}}\"" for word in words]
+        return ["sh", "-c", "\n".join(["set --", *lines, 'exec "$@"'])]
+    return argv
 
 
 def _wire(api: Any, response: requests.Response) -> socket.socket:
