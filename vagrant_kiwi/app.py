@@ -113,6 +113,7 @@ def plan_summary(decided: plan.BuildPlan) -> dict[str, object]:
         "provision": [str(script) for script in decided.provision],
         "kiwi": kiwi.shown_argv(decided.kiwi_argv),
         "bundle": kiwi.shown_argv(decided.bundle_argv) if decided.bundle_argv else None,
+        "result_format": decided.result_format,
         "keep": decided.keep,
         "timeouts": decided.timeouts.model_dump(),
         "log": str(decided.paths.log),

@@ -235,9 +235,14 @@ def _results(
                 plan.result_folder,
                 listing,
                 plan.paths,
+                copies=2 if plan.result_format == "tar" else 1,
                 timeout=deadline.left(),
                 on_output=RsyncPercent(view, "copying"),
             )
+            if plan.result_format == "tar":
+                view.update(results.ARCHIVE)
+                archive = results.pack(plan.paths.staging, tools.runner, timeout=deadline.left())
+                artifacts = (*artifacts, archive)
         with tools.gate.shield():
             folder = results.publish(
                 plan.paths,

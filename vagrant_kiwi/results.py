@@ -14,13 +14,15 @@ from vagrant_kiwi import state
 from vagrant_kiwi.errors import ResultError
 from vagrant_kiwi.guests import ConnectionLostError, Guest, TransferError
 from vagrant_kiwi.plan import HostPaths
-from vagrant_kiwi.process import OnOutput
+from vagrant_kiwi.process import OnOutput, Runner
 
 #: What KIWI leaves beside the result: the image's unpacked root, and a pickle, which would run code
 #: when it is loaded.
 _NOT_FETCHED = ("/build/", "/kiwi.result")
 
 MANIFEST = "manifest.json"
+#: The one file with all others, under the name that Dice gave it.
+ARCHIVE = "build_results.tar"
 
 _LIST = """
 cd "$1" || exit 1
@@ -90,6 +92,7 @@ def fetch(
     listing: Listing,
     paths: HostPaths,
     *,
+    copies: int,
     timeout: float,
     on_output: OnOutput,
 ) -> tuple[Artifact, ...]:
@@ -100,6 +103,7 @@ def fetch(
         folder: the result's folder there.
         listing: what ``list_in_guest`` returned.
         paths: the run's paths; the staging folder is made, on the file system of the results.
+        copies: how often all of it will be there.
         timeout: seconds.
         on_output: sees the progress.
 
@@ -112,10 +116,10 @@ def fetch(
     """
     state.make_folder(paths.results)
     free = shutil.disk_usage(paths.results).free
-    if free < listing.size:
+    if free < listing.size * copies:
         raise ResultError(
             f"No room for the result in {paths.results}",
-            details=f"it has {listing.size} bytes, {free} are free",
+            details=f"it takes {listing.size * copies} bytes, {free} are free",
             resolution="Make room, or choose another target_dir. The last result is untouched.",
         )
     try:
@@ -161,6 +165,44 @@ def _verify(staging: Path, listing: Listing) -> tuple[Artifact, ...]:
             resolution="Build again; the last result is untouched.",
         )
     return artifacts
+
+
+def pack(staging: Path, runner: Runner, *, timeout: float) -> Artifact:
+    """Put all of a fetched result into one archive beside it, holes in sparse files left out.
+
+    Args:
+        staging: the folder with the verified files.
+        runner: starts tar.
+        timeout: seconds.
+
+    Returns:
+        The archive.
+
+    Raises:
+        ResultError: it cannot be written.
+        CommandTimeoutError: it did not finish in time.
+    """
+    path = staging / ARCHIVE
+    if path.exists():
+        raise ResultError(
+            f"The result has a {ARCHIVE} of its own",
+            resolution="Build it with result_format: files. The last result is untouched.",
+        )
+    done = runner.run(
+        [
+            *("tar", "--create", f"--file={path}", "--sparse", "--sort=name"),
+            *("--owner=0", "--group=0", "--numeric-owner", f"--exclude=./{ARCHIVE}"),
+            *(f"--directory={staging}", "."),
+        ],
+        timeout=timeout,
+    )
+    if not done.ok:
+        raise ResultError(
+            f"{ARCHIVE} cannot be made",
+            details=done.tail(3),
+            resolution="Make room, or choose another target_dir. The last result is untouched.",
+        )
+    return Artifact(ARCHIVE, path.stat().st_size, _sha256(path))
 
 
 def _sha256(path: Path) -> str:

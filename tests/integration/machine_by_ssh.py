@@ -47,11 +47,14 @@ class Machine:
         """Name what builds left: folders and processes."""
         folders = self.run(f"ls -A {FOLDER} 2>/dev/null || true").split()
         folders += self.run("ls -A /dev/shm").split()
-        # None but sshd, the first process, and this question itself.
-        processes = self.run("ps -e -o args= | grep -Ev '^(/sbin/docker-init|sshd|sh|ps|grep)'|cat")
+        # None but the first process, sshd, and this question itself.
+        mine = ("/sbin/docker-init", "sshd", "ps -e", "sh -c ps -e")
+        processes = [
+            line for line in self.run("ps -e -o args=").splitlines() if not line.startswith(mine)
+        ]
         mounts = self.run(f"grep -c {FOLDER} /proc/self/mountinfo || true").split()
         known = {"lock", "owner"}
-        return sorted({*folders} - known) + processes.splitlines() + sorted({*mounts} - {"0"})
+        return sorted({*folders} - known) + processes + sorted({*mounts} - {"0"})
 
 
 @contextlib.contextmanager

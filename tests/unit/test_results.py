@@ -41,7 +41,7 @@ def _write(target: Path) -> None:
 def _fetch(
     paths: HostPaths, listing: results.Listing, guest: FakeGuest
 ) -> tuple[results.Artifact, ...]:
-    return results.fetch(guest, "/t", listing, paths, timeout=9, on_output=lambda _: None)
+    return results.fetch(guest, "/t", listing, paths, copies=1, timeout=9, on_output=lambda _: None)
 
 
 LISTING = results.Listing({"sub/image.tar": SHA}, len(DATA))
