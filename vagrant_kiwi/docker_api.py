@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import docker
+import docker.constants
 import docker.context
 import docker.errors
 import docker.utils
@@ -31,7 +32,7 @@ def client(environment: Mapping[str, str], *, timeout: int = 120) -> Iterator[do
     """
     where = _where(environment)
     try:
-        connected = docker.DockerClient(timeout=timeout, **where)
+        connected = _client(where, timeout)
     except docker.errors.DockerException as error:
         raise unreachable(error) from error
     try:
@@ -42,6 +43,30 @@ def client(environment: Mapping[str, str], *, timeout: int = 120) -> Iterator[do
         yield connected
     finally:
         connected.close()
+
+
+class _VerifyingClient(docker.APIClient):
+    """A client that checks a TLS daemon's certificate with the authority that the daemon has.
+
+    requests 2.32 lets REQUESTS_CA_BUNDLE win over a session's own authority
+    (psf/requests#3829), so that a site's authority for the web would hide Docker's.
+    """
+
+    def merge_environment_settings(self, url, proxies, stream, verify, cert):  # type: ignore[no-untyped-def]
+        """Do what requests does, after the session's own word."""
+        own = self.verify if verify is None else verify
+        return super().merge_environment_settings(url, proxies, stream, own, cert)
+
+
+def _client(where: dict[str, Any], timeout: int) -> docker.DockerClient:
+    if not where.get("tls"):
+        return docker.DockerClient(timeout=timeout, **where)
+    # With a version given, nothing is asked yet.
+    version = docker.constants.DEFAULT_DOCKER_API_VERSION
+    made = docker.DockerClient(version=version, timeout=timeout, **where)
+    made.api.close()
+    made.api = _VerifyingClient(timeout=timeout, **where)
+    return made
 
 
 def _where(environment: Mapping[str, str]) -> dict[str, Any]:

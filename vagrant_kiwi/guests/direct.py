@@ -104,10 +104,10 @@ class DirectSystem:
         names = self._names(running=True)
         if len(names) != 1:
             raise GuestError(
-                f"Expected one running container of the run {self.record.guest_run}, "
-                f"found {len(names)}",
+                "The guest does not run",
                 details=self._daemon.last_words(),
-                resolution="Was it stopped by hand? docker ps --all shows it.",
+                resolution=f"Is {self.record.image} a build box, with sleep in it? Or was the "
+                "container stopped by hand? docker ps --all shows it.",
             )
         with docker_api.client(self.runner.environment) as daemon:
             yield DockerGuest(self.runner, daemon, names[0])
