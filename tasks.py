@@ -36,7 +36,7 @@ _QUICK = (
 _READY = (("shellcheck", *_SCRIPTS), ("invoke", "box-add", "--provider=libvirt"))
 _MACHINES = str(_CHECKOUT / "tests/integration/machines")
 #: These two run side by side: an emulated machine leaves one processor idle most of the time.
-_CONTAINERS = ("pytest", "-v", "tests/integration", f"--ignore={_MACHINES}")
+_CONTAINERS = ("pytest", "-v", "tests/contract", "tests/integration", f"--ignore={_MACHINES}")
 _VIRTUAL = ("pytest", "-v", _MACHINES)
 
 
