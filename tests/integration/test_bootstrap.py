@@ -393,6 +393,12 @@ def test_a_daemon_elsewhere_is_not_replaced_by_one_here(stubbed: Machine) -> Non
     assert stubbed.sh("ls /var/log/vagrant-kiwi-dockerd.log")[0] != 0
 
 
+def test_builds_on_another_machine_need_no_docker_here(stubbed: Machine) -> None:
+    asked = "./bootstrap build --provider=host"
+    assert stubbed.sh(asked, user="vagrant") == (0, "invoke build --provider=host\n")
+    assert stubbed.sh("ls /var/log/vagrant-kiwi-dockerd.log")[0] != 0
+
+
 FORBIDDEN = r"""#!/bin/sh
 if [ "$(id -u)" = 0 ]; then echo 20.10; exit 0; fi
 echo "permission denied while trying to connect to the Docker daemon socket" >&2
