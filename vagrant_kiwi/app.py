@@ -82,7 +82,7 @@ def plan_summary(decided: plan.BuildPlan) -> dict[str, object]:
         "isolation": {
             "kind": decided.isolation.kind,
             "reason": decided.isolation.reason,
-            "create_args": list(decided.isolation.create_args),
+            "create_args": decided.isolation.shown_args(),
         },
         "libvirt": decided.libvirt.model_dump() if decided.provider == "libvirt" else None,
         "hosts": [target.who for target in decided.hosts],
@@ -230,6 +230,9 @@ def _prepare(
 ) -> tuple[holding.Inputs, holding.Tools]:
     """Make everything ready that a guest needs, after checking that the host has all of it."""
     own = decided.vagrantfile is not None
+    if decided.provider in ("docker", "docker-direct"):
+        devices = decided.isolation.kind == "disk"
+        docker_api.check_place(request.environment, devices=devices)
     machine = _check_host(request.settings, request.environment, console, own=own)
     environment = dict(request.environment)
     runner = Runner(holding.marked(environment, decided.run_id))
@@ -342,7 +345,7 @@ def down(request: Request, console: Console, *, suspend: bool) -> dict[str, obje
             resolution="Leave it up: a container takes little memory when nothing runs in it.",
         )
     with signals.gate(on_ignored=console.warn) as gate:
-        decided, _ = _plan(request, console)
+        decided = _variant(request)
         preflight.installed(settings.provider, request.environment)
         environment = dict(request.environment)
         runner = Runner(holding.marked(environment, decided.run_id))
@@ -397,6 +400,17 @@ def _read(request: Request) -> description.Description:
             resolution="Give --description=PATH, the folder with config.xml or a .kiwi file.",
         )
     return description.read(request.settings.description, kiwi_file=request.settings.kiwi.kiwi_file)
+
+
+def _variant(request: Request) -> plan.Variant:
+    """Decide which variant's guests are meant; what a build of it takes need not be there."""
+    settings = request.settings
+    read = _read(request)
+    selection = description.select(
+        read, profiles=settings.kiwi.profiles, image_type=settings.kiwi.type
+    )
+    run_id = plan.new_run_id(datetime.datetime.now(datetime.UTC))
+    return plan.make_variant(settings, read, selection, run_id=run_id)
 
 
 def _plan(request: Request, console: Console) -> tuple[plan.BuildPlan, description.Selection]:

@@ -67,7 +67,7 @@ def docker_box(supply: Supply, name: str, *, anew: bool = False) -> DockerBox:
             supply.runner,
             mirror=mirror,
             security_mirror=security_mirror,
-            public_key=keys.ensure_insecure_keys(supply.runner).rsa_line,
+            public_key=keys.RSA_LINE,
             timeout=settings.timeouts.box,
             anew=anew,
             log=view.update,

@@ -17,7 +17,7 @@ from vagrant_kiwi.guests.vagrant import VagrantSystem
 from vagrant_kiwi.holding import Held, Inputs, Tools
 from vagrant_kiwi.kiwi_log import KiwiLog, explain
 from vagrant_kiwi.output import BuildLog, KiwiTee, RsyncPercent
-from vagrant_kiwi.plan import BuildPlan
+from vagrant_kiwi.plan import BuildPlan, Variant
 from vagrant_kiwi.process import CommandTimeoutError
 
 _SHORT = 60.0
@@ -114,7 +114,7 @@ def up(plan: BuildPlan, inputs: Inputs, tools: Tools) -> GuestRecord:
     return left
 
 
-def down(plan: BuildPlan, tools: Tools, *, suspend: bool) -> tuple[str, ...]:
+def down(plan: Variant, tools: Tools, *, suspend: bool) -> tuple[str, ...]:
     """Remove, or put to sleep, all guests of the variant that were left.
 
     The variant's lock is held by the caller.

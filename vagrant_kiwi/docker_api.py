@@ -9,12 +9,15 @@ from typing import Any
 import docker
 import docker.constants
 import docker.context
+import docker.context.config as _config
 import docker.errors
 import docker.utils
 import requests.exceptions
 
 from vagrant_kiwi.errors import PreflightError
 
+#: All by which Docker's client finds its daemon.
+_VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 #: What docker-py raises: its own errors, and those of the library below it.
 FAILURES = (docker.errors.DockerException, requests.exceptions.RequestException)
 
@@ -30,8 +33,8 @@ def client(environment: Mapping[str, str], *, timeout: int = 120) -> Iterator[do
     Raises:
         PreflightError: no daemon answers, or we may not ask it.
     """
-    where = _where(environment)
     try:
+        where = _where(environment)
         connected = _client(where, timeout)
     except docker.errors.DockerException as error:
         raise unreachable(error) from error
@@ -90,6 +93,56 @@ def _where(environment: Mapping[str, str]) -> dict[str, Any]:
     if context.name == "default":
         return {**docker.utils.kwargs_from_env(environment=dict(environment))}
     return _with_ssh({"base_url": context.Host, "tls": context.TLSConfig or False})
+
+
+def pinned(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that name the daemon, so that it is found again by anybody, later.
+
+    Args:
+        environment: may hold DOCKER_HOST and its companions, or DOCKER_CONTEXT.
+    """
+    if environment.get("DOCKER_HOST"):
+        return {name: environment[name] for name in _VARIABLES if environment.get(name)}
+    name = environment.get("DOCKER_CONTEXT") or _config.get_current_context_name()
+    return {"DOCKER_CONTEXT": str(name)}
+
+
+def at(environment: Mapping[str, str], daemon: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with the daemon that ``pinned`` named, if it named one."""
+    if not daemon:
+        return dict(environment)
+    return {k: v for k, v in environment.items() if k not in _VARIABLES} | dict(daemon)
+
+
+def check_place(environment: Mapping[str, str], *, devices: bool) -> None:
+    """See that the daemon is where a guest of it can be used.
+
+    Args:
+        environment: names the daemon, as for ``client``.
+        devices: the guest needs loop devices, chosen by what this host's kernel says.
+
+    Raises:
+        PreflightError: it is not.
+    """
+    try:
+        url = str(_where(environment).get("base_url") or "unix://")
+    except docker.errors.DockerException as error:
+        raise unreachable(error) from error
+    if url.startswith("ssh://"):
+        raise PreflightError(
+            "Guests of a Docker daemon behind ssh cannot be used",
+            details=f"the daemon is {url}; its connection has no time-outs",
+            resolution="Build on that machine: --provider=host --host=USER@ADDRESS. Or bring "
+            "its socket here: ssh -L /tmp/docker.sock:/var/run/docker.sock, then "
+            "DOCKER_HOST=unix:///tmp/docker.sock.",
+        )
+    if devices and not url.startswith(("unix://", "http+unix://")):
+        raise PreflightError(
+            "Disk images need a Docker daemon of this host",
+            details=f"the daemon is {url}; which of its host's loop devices are free is not known "
+            "here, and a wrong one could be somebody's disk",
+            resolution="Use --provider=libvirt or --provider=host, or build on that host.",
+        )
 
 
 def _with_ssh(where: dict[str, Any]) -> dict[str, Any]:

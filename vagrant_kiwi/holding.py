@@ -23,7 +23,7 @@ from vagrant_kiwi.guests.record import GuestRecord, Status
 from vagrant_kiwi.guests.vagrantfile import Box, Machine
 from vagrant_kiwi.keys import InsecureKeys
 from vagrant_kiwi.output import BuildLog, Tee, VagrantTee
-from vagrant_kiwi.plan import BuildPlan
+from vagrant_kiwi.plan import BuildPlan, Variant
 from vagrant_kiwi.process import CommandTimeoutError, OnOutput, Runner
 from vagrant_kiwi.signals import SignalGate
 
@@ -101,7 +101,9 @@ def hold(
     # A template that cannot be rendered must fail before anything exists; a guest that was left
     # was made from it.
     text = system.made_from(plan, inputs.box, inputs.machine) if reused is None else ""
-    planned = removal.record_of(plan, inputs.box.image, reused, asleep=wake)
+    planned = removal.record_of(
+        plan, inputs.box.image, reused, asleep=wake, environment=tools.runner.environment
+    )
     if on_success == "up":
         made_of = standing.made_of(plan, inputs.box, inputs.machine)
         planned = planned.model_copy(update={"made_of": made_of})
@@ -214,12 +216,18 @@ def _reap_dead_runs(plan: BuildPlan, tools: Tools) -> None:
         if found.status != "live" or found.run_id == plan.run_id:
             continue
         tools.console.note(f"cleaning up after the run {found.run_id}, which died")
-        with tools.gate.shield():
-            remove(plan, found, folder, tools, runner=tools.watchdog_runner)
+        try:
+            with tools.gate.shield():
+                remove(plan, found, folder, tools, runner=tools.watchdog_runner)
+        except LeftoverError as error:
+            if found.host is None:
+                raise
+            # That machine may be gone for good, and others be free: its record stays.
+            tools.console.warn(f"{found.host.who} is not cleaned up: {error.details}")
 
 
 def remove(
-    plan: BuildPlan,
+    plan: Variant,
     record: GuestRecord,
     folder: Path,
     tools: Tools,
@@ -259,8 +267,7 @@ def _tear_down(
     stays: Status | None,
 ) -> None:
     try:
-        if stays is not None:
-            _leave(plan, record, tools, stays)
+        if stays is not None and _leave(plan, record, tools, stays):
             return
         with tools.console.phase("destroy" if record.reuses is None else "clean"):
             remove(plan, record, plan.paths.run, tools, on_output=Tee(log, tools.console))
@@ -271,12 +278,14 @@ def _tear_down(
         tools.console.error(error)
 
 
-def _leave(plan: BuildPlan, record: GuestRecord, tools: Tools, stays: Status) -> None:
+def _leave(plan: BuildPlan, record: GuestRecord, tools: Tools, stays: Status) -> bool:
     build_system = system.of(record, tools.runner)
-    build_system.leave()
+    if not build_system.leave():
+        return False
     removal.keep(record, plan.paths.run, status=stays)
     if stays == "kept":
         tools.console.note(f"the guest stays: {build_system.entrance()}; invoke down removes it")
+    return True
 
 
 def marked(environment: dict[str, str], run_id: str) -> dict[str, str]:

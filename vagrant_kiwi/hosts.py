@@ -53,11 +53,21 @@ def targets(settings: Settings) -> tuple[HostTarget, ...]:
     return tuple(_target(entry, host) for entry in entries)
 
 
+def _ourselves() -> str:
+    try:
+        return pwd.getpwuid(getuid()).pw_name
+    except KeyError as error:
+        raise SettingsError(
+            f"Your user id {getuid()} has no name",
+            resolution="Set host.user, or give --host=USER@ADDRESS.",
+        ) from error
+
+
 def _target(entry: HostEntry, host: HostSettings) -> HostTarget:
     return HostTarget(
         address=entry.address,
         port=entry.port or host.port,
-        user=entry.user or host.user or pwd.getpwuid(getuid()).pw_name,
+        user=entry.user or host.user or _ourselves(),
         identity_file=entry.identity_file or host.identity_file,
         known_hosts=entry.known_hosts or host.known_hosts,
         jump=entry.jump or host.jump,

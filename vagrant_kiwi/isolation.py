@@ -46,6 +46,11 @@ class Isolation:
     create_args: tuple[str, ...]
     extra: tuple[str, ...] = ()
 
+    def shown_args(self) -> list[str]:
+        """Return the arguments as anybody may see them: the site's own can hold a password."""
+        ours = self.create_args[: len(self.create_args) - len(self.extra)]
+        return [*ours, *(["and those of docker.create_args"] if self.extra else [])]
+
 
 MACHINE = Isolation("machine", "a machine with a kernel of its own", ())
 EXISTING = Isolation("existing", "an existing machine: the build is root there", ())

@@ -27,6 +27,16 @@ from vagrant_kiwi.process import Runner
 RSA_FINGERPRINT = "SHA256:1M4RzhMyWuFS/86uPY/ce2prh/dVTHW7iD2RhpquOZA"
 ED25519_FINGERPRINT = "SHA256:WkvqjnyPAeC0cbPErYiGP9vqHdgL1MqqvPdIe3lvHgI"
 
+#: The public half, as everybody knows it: keys/vagrant.pub in hashicorp/vagrant. A box
+#: lets it in, and must be made where there is no Vagrant, too.
+RSA_LINE = (
+    "ssh-rsa AAAAB3NzaC1yc2EAAAABIwAAAQEA6NF8iallvQVp22WDkTkyrtvp9eWW6A8YVr+kz4TjGYe7gHzIw+niNltGE"
+    "FHzD8+v1I2YJ6oXevct1YeS0o9HZyN1Q9qgCgzUFtdOKLv6IedplqoPkcmF0aYet2PkEDo3MlTBckFXPITAMzF8dJSIFo"
+    "9D8HfdOV0IAdx4O7PtixWKn5y2hMNG0zQPyUecp4pzC6kivAIhyfHilFR61RGL+GPXQ2MWZWFYbAGjyiYJnAmCP3NOTd0"
+    "jMZEnDkbUvxhMmBYSdETk1rRgm+R4LOzFUGaHqHDLKLX+FIPKcF96hrucXzcWyLbIbEgE98OHlnVYCzRdK8jlqm8tehUc"
+    "9c9WhQ== vagrant insecure public key"
+)
+
 #: Where Debian's package and upstream's put the gem, below the root of the file system.
 _DEBIAN = "usr/share/rubygems-integration/all/gems"
 _UPSTREAM = ("opt/vagrant/embedded/gems/gems", "opt/vagrant/embedded/gems/*/gems")

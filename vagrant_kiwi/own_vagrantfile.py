@@ -23,13 +23,25 @@ def choose(settings: Settings, folder: Path, *, say: Callable[[str], None]) -> P
         say: told of one that is there and not used.
 
     Raises:
-        SettingsError: the one that was named is not there, or Vagrant has no part in the build.
+        SettingsError: the one that was named is not there, Vagrant has no part in the build, or
+            another KIWI than its box has is asked for.
     """
+    chosen = _choose(settings, folder, say)
+    if chosen is not None and settings.kiwi_version is not None:
+        raise SettingsError(
+            "A Vagrantfile of your own has the KIWI of its box",
+            details=f"{chosen}; kiwi_version is {settings.kiwi_version}",
+            resolution="Leave one of the two out.",
+        )
+    return chosen
+
+
+def _choose(settings: Settings, folder: Path, say: Callable[[str], None]) -> Path | None:
     beside = folder / _NAME
     wanted = settings.vagrantfile
     if wanted == "trust":
         use = beside.is_file() and settings.provider not in WITHOUT_VAGRANT
-        return beside.resolve() if use else None
+        return _where(beside) if use else None
     if wanted is None:
         if beside.is_file() and settings.provider not in WITHOUT_VAGRANT:
             say(
@@ -51,4 +63,9 @@ def choose(settings: Settings, folder: Path, *, say: Callable[[str], None]) -> P
             details=str(path),
             resolution="Correct --vagrantfile, or the setting vagrantfile.",
         )
-    return path.resolve()
+    return _where(path)
+
+
+def _where(path: Path) -> Path:
+    # Vagrant runs in the folder where it lies, also when it is a link to another place.
+    return path.parent.resolve() / path.name

@@ -97,16 +97,27 @@ class SyncItem:
 
 
 @dataclass(frozen=True)
-class BuildPlan:
+class Variant:
+    """What tells a build's variant from others, and where things of it lie.
+
+    That is enough to find the guests of its earlier runs, and to remove them.
+    """
+
+    run_id: str
+    slug: str
+    provider: str
+    timeouts: Timeouts
+    paths: HostPaths
+
+
+@dataclass(frozen=True)
+class BuildPlan(Variant):
     """All that a build will do; nothing is decided after it.
 
     ``references`` are pushed with the description, after it; ``local_repositories`` and
     ``moved_files`` are what its copy names anew for them.
     """
 
-    run_id: str
-    slug: str
-    provider: str
     box: str
     name: str
     version: str
@@ -131,8 +142,6 @@ class BuildPlan:
     result_format: Literal["files", "tar"]
     guest_files: tuple[kiwi.GuestFile, ...]
     keep: Keep
-    timeouts: Timeouts
-    paths: HostPaths
     guest: GuestPaths
     template_dirs: tuple[Path, ...]
 
@@ -217,6 +226,58 @@ def make_slug(name: str, description: Path, image_type: str, profiles: Sequence[
     return f"{readable}-{image_type}-{digest[:8]}"
 
 
+def make_variant(
+    settings: Settings, description: Description, selection: Selection, *, run_id: str
+) -> Variant:
+    """Decide which variant is meant, and where its things lie.
+
+    Args:
+        settings: the merged settings; their paths are absolute.
+        description: the description that was read.
+        selection: the type and profiles.
+        run_id: a checked or fresh run id.
+
+    Raises:
+        SettingsError: the state folder cannot be used.
+        DescriptionError: the description's folder is the state folder.
+    """
+    folder = description.folder.resolve()
+    slug = make_slug(description.name, folder, selection.image_type.image, selection.profiles)
+    state = settings.state_dir
+    if state.resolve() == folder:
+        raise DescriptionError(
+            f"The state folder {state} is the description itself",
+            resolution="Set state_dir to another folder.",
+        )
+    if settings.provider == "libvirt" and set(str(state)) & _NOT_IN_XML:
+        # vagrant-libvirt 0.11.2 puts the path of the serial console into its XML as it is.
+        raise SettingsError(
+            f"The state folder {state} has one of < > & ' in its path",
+            details="The file of the machine's serial console lies there, and vagrant-libvirt "
+            "cannot name it.",
+            resolution="Set state_dir to another folder.",
+        )
+    build = state / "builds" / slug / settings.provider
+    results = (settings.target_dir or state / "result") / slug
+    return Variant(
+        run_id=run_id,
+        slug=slug,
+        provider=settings.provider,
+        timeouts=settings.timeouts,
+        paths=HostPaths(
+            state=state,
+            lock=build / "lock",
+            run=build / "runs" / run_id,
+            log=build / "runs" / run_id / "build.log",
+            record=build / "runs" / run_id / "run.json",
+            results=results,
+            result=results / run_id,
+            staging=results / f".staging-{run_id}",
+            current=results / "current",
+        ),
+    )
+
+
 def make_plan(
     settings: Settings,
     description: Description,
@@ -245,26 +306,11 @@ def make_plan(
         DescriptionError: the description's folder is the state folder, or it refers to something
             that cannot be brought into the guest.
     """
+    variant = make_variant(settings, description, selection, run_id=run_id)
     guest = GuestPaths.of(run_id, parent=runs_folder(settings))
     image_type = selection.image_type.image
     folder = description.folder.resolve()
-    slug = make_slug(description.name, folder, image_type, selection.profiles)
     state = settings.state_dir
-    if state.resolve() == folder:
-        raise DescriptionError(
-            f"The state folder {state} is the description itself",
-            resolution="Set state_dir to another folder.",
-        )
-    if settings.provider == "libvirt" and set(str(state)) & _NOT_IN_XML:
-        # vagrant-libvirt 0.11.2 puts the path of the serial console into its XML as it is.
-        raise SettingsError(
-            f"The state folder {state} has one of < > & ' in its path",
-            details="The file of the machine's serial console lies there, and vagrant-libvirt "
-            "cannot name it.",
-            resolution="Set state_dir to another folder.",
-        )
-    build = state / "builds" / slug / settings.provider
-    results = (settings.target_dir or state / "result") / slug
     kiwi_file = description_copy.name_in_guest(description.kiwi_file)
     options = kiwi.global_options(
         settings.kiwi.model_copy(update={"kiwi_file": kiwi_file}),
@@ -284,8 +330,10 @@ def make_plan(
     )
     return BuildPlan(
         run_id=run_id,
-        slug=slug,
+        slug=variant.slug,
         provider=settings.provider,
+        timeouts=settings.timeouts,
+        paths=variant.paths,
         box=box,
         name=description.name,
         version=selection.version,
@@ -323,18 +371,6 @@ def make_plan(
         result_format=settings.result_format,
         guest_files=(*options.files, *kiwi_build.files),
         keep=settings.keep,
-        timeouts=settings.timeouts,
-        paths=HostPaths(
-            state=state,
-            lock=build / "lock",
-            run=build / "runs" / run_id,
-            log=build / "runs" / run_id / "build.log",
-            record=build / "runs" / run_id / "run.json",
-            results=results,
-            result=results / run_id,
-            staging=results / f".staging-{run_id}",
-            current=results / "current",
-        ),
         guest=guest,
         template_dirs=settings.template_dirs,
     )

@@ -165,7 +165,11 @@ def load(
     # Only the other levels say where it is; it cannot name a description itself.
     dice = _dicefile(levels, environment) if "description" in flags else None
     if dice is not None:
-        levels.insert(1, (dice, dict(_given(_validated(dice)))))
+        said = dict(_given(_validated(dice)))
+        if any({"hosts", "host.address"} & given.keys() for _, given in levels):
+            # Who names a machine himself means neither the Dicefile's user nor its key.
+            said = {name: value for name, value in said.items() if not name.startswith("host.")}
+        levels.insert(1, (dice, said))
     for level, given in levels:
         for name, value in given.items():
             if level.origin == FLAGS and name in _ADDED and isinstance(value, tuple):

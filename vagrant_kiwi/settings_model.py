@@ -35,6 +35,13 @@ def _trust_or_path(value: object, info: ValidationInfo) -> object:
     return value if value == "trust" else _host_path(value, info)
 
 
+def _address(value: str) -> str:
+    # Addresses of IPv6 have two at least.
+    if value.count(":") == 1:
+        raise ValueError("the port is a setting of its own, after NAME: on the command line")
+    return value
+
+
 def _guest_path(value: str) -> str:
     if ".." in value.split("/"):
         raise ValueError("'..' is not allowed in it")
@@ -79,9 +86,17 @@ GuestPath = Annotated[
     StringConstraints(strict=True, pattern=r"^/[^\x00-\x1f\x7f]*$"),
     AfterValidator(_guest_path),
 ]
+PlainPath = Annotated[
+    str,
+    StringConstraints(strict=True, pattern=r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"),
+]
 HostPath = Annotated[Path, BeforeValidator(_host_path)]
 # A name or an address; ssh would take one with a "-" in front for an option.
-Address = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:%-]*$")]
+Address = Annotated[
+    str,
+    StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_:][A-Za-z0-9_.:%-]*$"),
+    AfterValidator(_address),
+]
 User = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@\\-]*$")]
 Port = Annotated[int, Strict(), Field(ge=1, le=65535)]
 Jump = Annotated[
@@ -206,8 +221,10 @@ class HostSettings(_Model):
         "known: the machine's key must be in known_hosts; accept-new: the first one seen is added",
         "known, accept-new",
     )
-    folder: GuestPath = _setting(
-        "/var/lib/vagrant-kiwi", "Where runs keep their data there, on a local disk", _GUEST_PATH
+    folder: PlainPath = _setting(
+        "/var/lib/vagrant-kiwi",
+        "Where runs keep their data there, on a local disk",
+        "an absolute path of letters, digits and / . _ -",
     )
 
 

@@ -143,7 +143,7 @@ def _host_flag(item: object) -> object:
     return {
         "address": match["six"] if match["six"] is not None else match["name"],
         **({"user": user} if at else {}),
-        **({"port": int(port)} if port and len(port) < 8 else {}),
+        **({"port": int(port[:9])} if port else {}),
     }
 
 

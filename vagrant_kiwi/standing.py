@@ -13,7 +13,7 @@ from vagrant_kiwi.guests import record as records
 from vagrant_kiwi.guests import system
 from vagrant_kiwi.guests.record import GuestRecord
 from vagrant_kiwi.guests.vagrantfile import Box, Machine
-from vagrant_kiwi.plan import BuildPlan, SyncItem
+from vagrant_kiwi.plan import BuildPlan, SyncItem, Variant
 
 _WORDS = {
     "guest": "what the guest itself is made from (box, template, its settings)",
@@ -22,7 +22,7 @@ _WORDS = {
 }
 
 
-def runs(plan: BuildPlan) -> Iterator[tuple[Path, GuestRecord]]:
+def runs(plan: Variant) -> Iterator[tuple[Path, GuestRecord]]:
     """Yield the runs of the plan's variant that started a guest, the oldest first.
 
     Args:
@@ -36,7 +36,7 @@ def runs(plan: BuildPlan) -> Iterator[tuple[Path, GuestRecord]]:
             yield folder, found
 
 
-def find(plan: BuildPlan) -> tuple[Path, GuestRecord] | None:
+def find(plan: Variant) -> tuple[Path, GuestRecord] | None:
     """Return the run folder and the record of the guest that ``invoke up`` left, or None."""
     found = [entry for entry in runs(plan) if entry[1].status in ("up", "suspended")]
     return found[-1] if found else None
@@ -61,10 +61,7 @@ def made_of(plan: BuildPlan, box: Box, machine: Machine | None) -> Mapping[str, 
     )
     rendered = system.made_from(neutral, box, machine)
     return {
-        "guest": _digest(
-            plan.isolation.kind,
-            rendered,
-        ),
+        "guest": _digest(plan.isolation.kind, rendered, box.content),
         "sync": _digest(*(part for item in plan.sync[1:] for part in _tree(item))),
         "provision": _digest(*(script.read_bytes().hex() for script in plan.provision)),
     }

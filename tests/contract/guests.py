@@ -46,7 +46,7 @@ def existing(folder: Path, runner: Runner, **host: Any) -> Iterator[Guest]:
     folder.mkdir(parents=True, exist_ok=True)
     plan = plans.make(folder, run_id=folder.name, provider="host", host=host)
     plan.paths.run.mkdir(parents=True)
-    planned = removal.record_of(plan, "", None, asleep=False)
+    planned = removal.record_of(plan, "", None, asleep=False, environment={})
     prepared = removal.prepare(planned, plan.paths.run, "")
     taken = system.of(prepared, runner).start(plan, text="", on_output=lambda _: None)
     try:

@@ -165,7 +165,7 @@ def test_a_stopped_build_ends_its_own_processes_and_no_others(
         running.send_signal(signum)
         assert finish(running).status == (143 if signum == signal.SIGTERM else -9)
         wait_until(
-            lambda: there.run(f"ls {FOLDER}").split() == ["lock", "owner"],
+            lambda: there.run(f"ls {FOLDER}").split() == [],
             what="the run's folder is gone",
             timeout=60,
         )
@@ -197,7 +197,7 @@ def test_nobody_comes_back_and_the_machine_cleans_up_itself(
     describe(project.folder / "image", behave=BUSY)
     running = start_busy(project, *IMAGE, "--run-id=gone-1")
     # All of our side at once, the watchdog too: a power failure.
-    keeper = there.run(f"cut -d' ' -f2 {FOLDER}/holder").strip()
+    keeper = there.run("cut -d' ' -f2 /run/vagrant-kiwi/holder").strip()
     watchdogs = subprocess.run(
         ["pgrep", "-f", "vagrant_kiwi.watchdog .*gone-1"], capture_output=True, text=True
     ).stdout.split()
@@ -208,7 +208,7 @@ def test_nobody_comes_back_and_the_machine_cleans_up_itself(
     subprocess.run(["pkill", "-KILL", "-f", "[s]sh -F /tmp/vk-"], check=False)
     there.run(f"kill -0 {keeper}")
     wait_until(
-        lambda: there.run(f"ls {FOLDER}").split() == ["lock", "owner"],
+        lambda: there.run(f"ls {FOLDER}").split() == [],
         what="the keeper has cleaned up",
         timeout=240,
     )
@@ -332,7 +332,7 @@ def test_a_kept_folder_stays_until_down(project: Project, there: Machine, unchan
     done = project.run("build", *IMAGE, "--keep=always", "--run-id=kept-1", "--json")
     assert done.status == 0, done.errors
     assert f"{FOLDER}/kept-1 on vagrant@127.0.0.1" in done.errors
-    wait_until(lambda: "holder" not in there.run(f"ls {FOLDER}"), what="the lock is free")
+    wait_until(lambda: "holder" not in there.run("ls /run/vagrant-kiwi"), what="the lock is free")
     assert there.run(f"cat {FOLDER}/kept-1/target/image.tar") == "image\n"
     assert project.run("down", *IMAGE).status == 0
 

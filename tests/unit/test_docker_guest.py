@@ -102,3 +102,45 @@ def test_a_site_s_authority_does_not_hide_docker_s_own(monkeypatch: pytest.Monke
     )
     assert merged["verify"] == "/docker.pem"
     session.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "devices", "refused"),
+    [
+        ("unix:///var/run/docker.sock", True, None),
+        ("tcp://192.0.2.1:2376", False, None),
+        ("tcp://192.0.2.1:2376", True, "Disk images"),
+        ("ssh://me@build.example.com", False, "behind ssh"),
+    ],
+)
+def test_where_a_daemon_may_be(url: str, devices: bool, refused: str | None) -> None:
+    environment = {"DOCKER_HOST": url}
+    if refused is None:
+        docker_api.check_place(environment, devices=devices)
+        return
+    with pytest.raises(PreflightError, match=refused):
+        docker_api.check_place(environment, devices=devices)
+
+
+def test_the_daemon_of_a_guest_is_found_again_whatever_is_chosen_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    first = {"PATH": "/bin", "DOCKER_HOST": "tcp://192.0.2.1:2376", "DOCKER_TLS_VERIFY": "1"}
+    pinned = docker_api.pinned(first)
+    assert pinned == {"DOCKER_HOST": "tcp://192.0.2.1:2376", "DOCKER_TLS_VERIFY": "1"}
+    later = docker_api.at({"PATH": "/bin", "DOCKER_CONTEXT": "other"}, pinned)
+    assert later == {"PATH": "/bin", **pinned}
+    assert docker_api.pinned({}) == {"DOCKER_CONTEXT": "default"}
+    assert docker_api.pinned(_context(tmp_path, "unix:///x")) == {"DOCKER_CONTEXT": "other"}
+    assert docker_api.at({"DOCKER_HOST": "x"}, {}) == {"DOCKER_HOST": "x"}
+
+
+def test_a_tls_daemon_without_its_certificates_is_4(tmp_path: Path) -> None:
+    environment = {
+        "DOCKER_HOST": "tcp://192.0.2.1:2376",
+        "DOCKER_TLS_VERIFY": "1",
+        "DOCKER_CERT_PATH": str(tmp_path),
+    }
+    with pytest.raises(PreflightError), docker_api.client(environment):
+        pass

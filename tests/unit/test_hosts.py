@@ -57,11 +57,12 @@ def test_no_machine_is_3() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["-oProxyCommand=x", "a b", "a\nb", "", "me@host", "host:22 x", "a;b", "$(x)", "a/b"]
+    "value",
+    ["-oProxyCommand=x", "a b", "a\nb", "", "me@host", "host:22 x", "a;b", "$(x)", "a/b", "a:22"],
 )
 def test_an_address_is_no_way_into_ssh_s_options(value: str) -> None:
     for given in ({"address": value}, {"address": "a", "user": f"-{value}"}):
-        with pytest.raises(ValueError, match="pattern"):
+        with pytest.raises(ValueError, match=r"pattern|port"):
             HostEntry(**given)
 
 
@@ -126,3 +127,16 @@ def test_what_is_missing_is_named_all_at_once(
     for words in found:
         assert words in caught.value.details
     assert caught.value.code == 4
+
+
+@pytest.mark.parametrize(
+    "folder", ["/", "relative", "/with space", "/srv/c++", "/a/../b", "/a//b", "/a/.hidden"]
+)
+def test_the_folder_of_the_runs_has_a_plain_name(folder: str) -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        HostSettings(folder=folder)
+
+
+def test_a_link_local_address_keeps_its_interface(tmp_path: Path) -> None:
+    text = host_ssh.write_config(tmp_path, _target(address="fe80::1%eth0")).read_text()
+    assert "HostName fe80::1%%eth0" in text

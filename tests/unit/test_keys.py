@@ -463,3 +463,9 @@ def test_home_comes_from_the_user_database_without_the_variable(host: Host) -> N
     assert keys.ensure_insecure_keys(runner, root=host.root).private == (
         folder / "insecure_private_key",
     )
+
+
+def test_the_public_line_is_that_of_the_well_known_key() -> None:
+    blob = base64.b64decode(keys.RSA_LINE.split()[1])
+    digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+    assert f"SHA256:{digest}" == keys.RSA_FINGERPRINT

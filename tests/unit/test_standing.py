@@ -11,14 +11,14 @@ from tests.unit import plans
 from vagrant_kiwi import standing
 from vagrant_kiwi.errors import SettingsError
 from vagrant_kiwi.guests.record import GuestRecord, Status
-from vagrant_kiwi.guests.vagrantfile import BoxView
+from vagrant_kiwi.guests.vagrantfile import ForeignBox
 from vagrant_kiwi.isolation import HostFacts
 from vagrant_kiwi.plan import BuildPlan
 
-BOX = BoxView("debian-bookworm", "vagrant-kiwi/debian-bookworm:1", "1")
+BOX = ForeignBox("debian-bookworm", "vagrant-kiwi/debian-bookworm:1", "1")
 
 
-def made_of(plan: BuildPlan, box: BoxView = BOX) -> Mapping[str, str]:
+def made_of(plan: BuildPlan, box: ForeignBox = BOX) -> Mapping[str, str]:
     return standing.made_of(plan, box, None)
 
 
@@ -61,7 +61,7 @@ def test_each_input_is_told_from_the_others(tmp_path: Path) -> None:
     assert {name for name, value in wanted().items() if value != before[name]} == {"provision"}
     plan = plans.make(tmp_path, docker={"create_args": ["--memory=1g"]})
     assert made_of(plan)["guest"] != before["guest"]
-    other_box = BoxView("debian-bookworm", "vagrant-kiwi/debian-bookworm:2", "1")
+    other_box = ForeignBox("debian-bookworm", "vagrant-kiwi/debian-bookworm:2", "1")
     assert made_of(plans.make(tmp_path), other_box)["guest"] != before["guest"]
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from tests.unit import plans
 from vagrant_kiwi.errors import SettingsError
-from vagrant_kiwi.guests.vagrantfile import BoxView, Machine, render
+from vagrant_kiwi.guests.vagrantfile import ForeignBox, Machine, render
 
-BOX = BoxView("debian-bookworm", "vagrant-kiwi/debian-bookworm", "1.20260101000000")
+BOX = ForeignBox("debian-bookworm", "vagrant-kiwi/debian-bookworm", "1.20260101000000")
 MACHINE = Machine("tcg", 2, "maximum", None, "192.168.122.0/24", "virbr0")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vagrant_kiwi import docker_api
 from vagrant_kiwi.errors import GuestError, PhaseTimeoutError
-from vagrant_kiwi.guests import docker
+from vagrant_kiwi.guests import ConnectionLostError, docker
 from vagrant_kiwi.guests.docker_guest import DockerGuest
 from vagrant_kiwi.guests.record import GuestRecord
 from vagrant_kiwi.guests.troubles import noted
@@ -62,6 +62,12 @@ class DirectSystem:
     def start(self, plan: BuildPlan, *, text: str, on_output: OnOutput) -> DirectSystem:
         """Start the container, or start it again; see ``System``."""
         known = self._names()
+        if not known and not text:
+            raise GuestError(
+                "The guest is gone",
+                details=f"Docker has no {guest_name(self.record.guest_run)}",
+                resolution="invoke down forgets it; then invoke up starts another one.",
+            )
         argv = ["docker", "start", *known] if known else shlex.split(text)
         try:
             done = self.runner.run(argv, timeout=plan.timeouts.up, merge=True, on_output=on_output)
@@ -87,8 +93,11 @@ class DirectSystem:
         Raises:
             GuestError: it has not; all of it is named.
         """
-        with self.connected() as guest:
-            answer = guest.exec(["sh", "-c", _LOOK, "sh", *_NEEDED], timeout=_SHORT, root=True)
+        try:
+            with self.connected() as guest:
+                answer = guest.exec(["sh", "-c", _LOOK, "sh", *_NEEDED], timeout=_SHORT, root=True)
+        except (ConnectionLostError, CommandTimeoutError) as error:
+            raise GuestError("The guest does not answer", details=str(error)) from error
         if not answer.ok or answer.text.strip():
             raise GuestError(
                 f"The image {self.record.image} is no build box",
@@ -116,8 +125,9 @@ class DirectSystem:
         """Tell whether the guest runs; see ``System``."""
         return self._daemon.running()
 
-    def leave(self) -> None:
-        """Do nothing: it stays by itself; see ``System``."""
+    def leave(self) -> bool:
+        """Return that it stays, which it does by itself; see ``System``."""
+        return True
 
     def starting(self) -> str:
         """Return the command's beginning; see ``System``."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vagrant_kiwi.errors import GuestError, LockedError, PreflightError, VagrantKiwiError
 from vagrant_kiwi.guests import Guest, host_check, host_ssh, run_folder, ssh
-from vagrant_kiwi.guests.host_lock import WAIT_FOR_KEEPER, Keeper
+from vagrant_kiwi.guests.host_lock import Keeper, wait_argv
 from vagrant_kiwi.guests.record import GuestRecord
 from vagrant_kiwi.guests.troubles import noted
 from vagrant_kiwi.hosts import HostTarget
@@ -174,22 +174,22 @@ class HostSystem:
             paths = GuestPaths.of(self.record.run_id, parent=self.record.guest_root)
             run_folder.remove(guest, paths.root)
             # Only then is the machine free for the next one.
-            guest.exec(
-                ["sh", "-c", WAIT_FOR_KEEPER, "sh", self.record.guest_root, self.record.run_id],
-                timeout=_SHORT,
-                root=True,
-            )
+            guest.exec(wait_argv(self.record.run_id), timeout=_SHORT, root=True)
         return left, ()
 
-    def leave(self) -> None:
-        """Have the machine keep the run's folder; see ``System``."""
+    def leave(self) -> bool:
+        """Have the machine keep the run's folder, if one was taken; see ``System``."""
         if not self.running():
-            return
-        with self._again() as guest:
+            return False
+        troubles: list[str] = []
+        with noted(troubles), self._again() as guest:
             paths = GuestPaths.of(self.record.run_id, parent=self.record.guest_root)
             done = guest.exec(["touch", f"{paths.root}/left"], timeout=_SHORT, root=True)
-        if not done.ok:
-            raise GuestError("The run's folder cannot be kept", details=done.tail(3))
+            if not done.ok:
+                troubles.append(done.tail(3))
+        if troubles:
+            raise GuestError("The run's folder cannot be kept", details="\n".join(troubles))
+        return True
 
     def starting(self) -> str:
         """Return what is done; see ``System``."""

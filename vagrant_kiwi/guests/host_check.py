@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vagrant_kiwi.errors import GuestError, PreflightError
+from vagrant_kiwi.errors import PreflightError
 from vagrant_kiwi.guests import ConnectionLostError, Guest
 from vagrant_kiwi.process import CommandTimeoutError
 
@@ -51,8 +51,7 @@ def check(guest: Guest, where: str, *, folder: str, kiwi: str | None) -> str:
         kiwi: the version that is wanted; None for any that works.
 
     Raises:
-        PreflightError: it lacks something; all of it is named.
-        GuestError: it does not answer.
+        PreflightError: it lacks something, all of which is named; or it does not answer.
     """
     try:
         sudo = guest.exec(["sudo", "-n", "true"], timeout=_SHORT)
@@ -62,7 +61,7 @@ def check(guest: Guest, where: str, *, folder: str, kiwi: str | None) -> str:
             ).text
         )
     except (ConnectionLostError, CommandTimeoutError) as error:
-        raise GuestError(f"{where} does not answer", details=str(error)) from error
+        raise PreflightError(f"{where} does not answer", details=str(error)) from error
     problems = []
     if not sudo.ok:
         problems.append(f"sudo without a password does not work: {sudo.tail(1)}")

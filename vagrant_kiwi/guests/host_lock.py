@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vagrant_kiwi import remote
 from vagrant_kiwi.errors import GuestError, LockedError, UsageError
-from vagrant_kiwi.guests import run_folder
+from vagrant_kiwi.guests import ConnectionLostError, run_folder
 from vagrant_kiwi.process import Background, Runner
 
 #: Seconds that a build has to come back after a lost connection; see ``remote.PATIENCE``.
@@ -26,23 +26,32 @@ _PATIENCE = int(remote.PATIENCE) + 30
 #: Seconds for the keeper's answer.
 _ANSWER = 60.0
 
+# One lock for the whole machine, whatever the folder of the runs: KIWI's package cache is shared. A
+# reboot empties this folder, so no process id in it is ever another boot's.
+_LOCKS = "/run/vagrant-kiwi"
+#: Marks the answer: what a login or sudo has to say may stand around it.
+_MARK = "vagrant-kiwi-lock: "
+
 # $1 folder, $2 run, $3 who, $4 whether it takes over from a keeper of the same run, $5 patience in
-# tenths of a second, $6 and $7 what ends the run's commands and removes its folder. File 9 is the
-# lock; no child that outlives this shell may have it.
+# tenths of a second, $6 and $7 what ends the run's commands and removes its folder, $8 the locks'
+# folder, $9 the answers' mark. File 9 is the lock; no child that outlives this shell may have it.
 _KEEPER = r"""
-folder=$1 run=$2 who=$3 again=$4 patience=$5 abort=$6 remove=$7
-mkdir -p "$folder" && exec 9>>"$folder/lock" || exit 1
+folder=$1 run=$2 who=$3 again=$4 patience=$5 abort=$6 remove=$7 locks=$8 mark=$9
+answer() { printf '\n%s%s\n' "$mark" "$*"; }
+mkdir -p -m 755 "$locks" && mkdir -p "$folder" && exec 9>>"$locks/lock" || exit 1
 if [ "$again" = yes ]; then
-    [ -d "$folder/$run" ] || { echo gone; exit 0; }
-    read -r owner keeper <"$folder/holder"
-    [ "$owner" != "$run" ] || kill "$keeper" 2>/dev/null
-    flock -w 20 9 || { echo gone; exit 0; }
+    [ -d "$folder/$run" ] || { answer gone; exit 0; }
+    if ! flock -n 9; then
+        read -r owner keeper <"$locks/holder"
+        [ "$owner" != "$run" ] || kill "$keeper" 2>/dev/null
+        flock -w 20 9 || { answer gone; exit 0; }
+    fi
 else
-    flock -n 9 || { printf 'busy %s\n' "$(cat "$folder/owner")"; exit 0; }
-    [ ! -e "$folder/$run" ] || { echo used; exit 0; }
-    printf '%s since %s\n' "$who" "$(date '+%F %T %Z')" >"$folder/owner"
+    flock -n 9 || { answer "busy $(cat "$locks/owner" 2>/dev/null)"; exit 0; }
+    [ ! -e "$folder/$run" ] || { answer used; exit 0; }
+    printf '%s since %s\n' "$who" "$(date '+%F %T %Z')" >"$locks/owner"
 fi
-echo "$run $$" >"$folder/holder"
+echo "$run $$" >"$locks/holder"
 exec 3<&0
 beat() {
     trap 'kill "$nap" 2>/dev/null; exit' TERM
@@ -54,7 +63,7 @@ beat() {
 }
 cat <&3 >/dev/null 9>&- &
 feed=$!
-echo locked
+answer locked
 beat 9>&- 3<&- &
 beat=$!
 trap 'kill $beat $feed 2>/dev/null; exit 0' TERM HUP INT
@@ -69,20 +78,24 @@ if [ -d "$folder/$run" ] && [ ! -e "$folder/$run/left" ]; then
     eval "$abort"
     eval "$remove"
 fi
-rm -f "$folder/holder"
+rm -f "$locks/holder"
 """
 
-#: Waits until the keeper of a run has gone, 15 s at most; $1 folder, $2 run.
-WAIT_FOR_KEEPER = r"""
+_WAIT = r"""
 n=0
-while read -r owner keeper <"$1/holder" 2>/dev/null && [ "$owner" = "$2" ] &&
-    kill -0 "$keeper" 2>/dev/null && [ "$n" -lt 150 ]
+while [ "$n" -lt 150 ] && read -r owner keeper <"$1/holder" && [ "$owner" = "$2" ] &&
+    kill -0 "$keeper"
 do
     sleep 0.1
     n=$((n + 1))
-done
+done 2>/dev/null
 exit 0
 """
+
+
+def wait_argv(run_id: str) -> list[str]:
+    """Return the command that waits until a run's keeper has gone, 15 s at most."""
+    return ["sh", "-c", _WAIT, "sh", _LOCKS, run_id]
 
 
 class Keeper:
@@ -133,11 +146,16 @@ class Keeper:
         """Take the lock again if its session broke off; nothing otherwise.
 
         Raises:
-            GuestError: the run was given up there meanwhile, or there is no answer.
+            ConnectionLostError: there is no answer yet.
+            GuestError: the run was given up there meanwhile.
         """
         if self._session is None or not self._session.ended(within=0):
             return
-        if self._begin(again="yes") != "locked":
+        try:
+            answer = self._begin(again="yes")
+        except GuestError as error:
+            raise ConnectionLostError(error.details) from error
+        if answer != "locked":
             raise GuestError(
                 f"{self._where} has given the run up",
                 details=f"its connection was lost for more than {_PATIENCE} s",
@@ -158,6 +176,7 @@ class Keeper:
             *(self._folder, self._run_id, _ourselves(self._run_id), again, str(_PATIENCE * 10)),
             shlex.join(remote.abort_all_argv(f"{root}/commands")),
             shlex.join(run_folder.remove_argv(root)),
+            *(_LOCKS, _MARK),
         ]
         self._sessions += 1
         log = self._config.parent / f"keeper-{self._sessions}.log"
@@ -165,13 +184,10 @@ class Keeper:
             ["ssh", "-F", str(self._config), "guest", shlex.join(command)], log=log, pipe=True
         )
         deadline = time.monotonic() + _ANSWER
-        while b"\n" not in log.read_bytes():
-            if session.ended(within=0.05) and b"\n" not in log.read_bytes():
+        while not (answer := _answer(log)) and time.monotonic() < deadline:
+            if session.ended(within=0.05):
+                answer = _answer(log)
                 break
-            if time.monotonic() > deadline:
-                session.stop()
-                break
-        answer = log.read_text(errors="replace").partition("\n")[0].strip()
         if answer == "locked":
             self._session = session
             return answer
@@ -185,6 +201,16 @@ class Keeper:
         )
 
 
+def _answer(log: Path) -> str:
+    """Return the keeper's answer among all that was said; nothing if it has not come yet."""
+    lines = log.read_text(errors="replace").splitlines(keepends=True)
+    found = [line for line in lines if line.startswith(_MARK) and line.endswith("\n")]
+    return found[0].removeprefix(_MARK).strip() if found else ""
+
+
 def _ourselves(run_id: str) -> str:
-    user = pwd.getpwuid(os.getuid()).pw_name
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = f"user {os.getuid()}"
     return f"{user} on {platform.node()}, run {run_id},"

@@ -40,6 +40,9 @@ def write_config(folder: Path, target: HostTarget) -> Path:
     }
     # Links under plain names: ssh expands %, ~ and ${} in the paths of its options.
     known = target.known_hosts or Path.home() / ".ssh" / "known_hosts"
+    if target.accept_new and target.known_hosts is None:
+        # ssh would not make it, and would forget the key without a word.
+        known.parent.mkdir(mode=0o700, exist_ok=True)
     (folder / "known_hosts").symlink_to(known.absolute())
     common["UserKnownHostsFile"] = folder / "known_hosts"
     if target.known_hosts is not None:
@@ -47,7 +50,9 @@ def write_config(folder: Path, target: HostTarget) -> Path:
     if target.identity_file is not None:
         (folder / "key").symlink_to(target.identity_file.absolute())
         common |= {"IdentityFile": folder / "key", "IdentitiesOnly": "yes"}
-    here = {**common, "HostName": target.address, "Port": target.port, "User": target.user}
+    # A "%" names the interface of a link-local address.
+    address = target.address.replace("%", "%%")
+    here = {**common, "HostName": address, "Port": target.port, "User": target.user}
     config = folder / "config"
     if target.jump is None:
         return ssh.write_options(config, here)

@@ -23,6 +23,8 @@ from vagrant_kiwi.guests.record import GuestRecord
 from vagrant_kiwi.guests.ssh import Login
 from vagrant_kiwi.process import Runner
 
+#: What Vagrant says of a container that it is about to make.
+_NAME = re.compile(r"^    [^\s:]+:   Name: (\S+)$", re.MULTILINE)
 #: Seconds that a machine has to tell its keys over the network.
 _SCAN = 20
 
@@ -114,13 +116,14 @@ class OwnBackend:
     def remove(self, *, say: Callable[[str], None]) -> None:
         """Remove containers that Vagrant made and could not start; see ``Backend``.
 
-        Vagrant does not know them (hashicorp/vagrant#9958). Its name for a container that the
-        Vagrantfile gives none: plugins/providers/docker/action/create.rb.
+        Vagrant does not know them (hashicorp/vagrant#9958), but said their names before it made
+        them; plugins/providers/docker/action/create.rb.
         """
-        if self.record.provider != "docker" or self.record.vagrantfile is None:
+        log = self.record.folder.parent / "build.log"
+        said = log.read_text(errors="replace") if log.exists() else ""
+        names = set(_NAME.findall(said))
+        if self.record.provider != "docker" or not names:
             return
-        folder = re.sub(r"[^-a-zA-Z0-9_]", "", self.record.vagrantfile.parent.name)
-        named = re.compile(rf"{re.escape(folder)}_[-a-zA-Z0-9_]+_([0-9]+)")
         with (
             docker_guests.told("Docker could not clean up"),
             docker_api.client(self.runner.environment) as daemon,
@@ -128,15 +131,21 @@ class OwnBackend:
             for container in daemon.containers.list(
                 all=True, filters={"status": "created"}, ignore_removed=True
             ):
-                match = named.fullmatch(str(container.name))
-                if match is not None and int(match[1]) >= int(self.record.started):
+                if container.name in names:
                     say(f"removing the container {container.name} ({container.status})")
                     with contextlib.suppress(docker.errors.NotFound):
                         container.remove(force=True, v=True)
 
     def leftovers(self) -> Sequence[str]:
         """Name the machines that Vagrant still has; see ``Backend``."""
-        return [f"Vagrant's machine {identifier}" for identifier in self._ids()]
+        if self.record.provider != "docker":
+            return [f"Vagrant's machine {identifier}" for identifier in self._ids()]
+        with (
+            docker_guests.told("Docker does not say"),
+            docker_api.client(self.runner.environment) as daemon,
+        ):
+            there = {str(entry["Id"]) for entry in daemon.api.containers(all=True)}
+        return [f"container {identifier}" for identifier in self._ids() if identifier in there]
 
     def _ids(self, provider: str = "*") -> list[str]:
         return [

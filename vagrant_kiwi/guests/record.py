@@ -27,11 +27,11 @@ Status = Literal["live", "kept", "up", "suspended", "removed"]
 class GuestRecord(BaseModel):
     """One guest and all that belongs to it.
 
-    ``image`` is the box's name with the provider, ``uri`` where libvirt is, ``console`` the file
-    with the serial console (both of libvirt's guests only). ``host`` is the existing machine that
-    was taken, ``guest_root`` the folder of all runs in the guest. ``folder`` holds the Vagrantfile
-    and Vagrant's state; ``vagrantfile`` is the user's own in its place. ``started`` is a time
-    on the clock ``time.time``. ``runtime`` holds the connection, ``staging`` half-fetched results.
+    ``image`` is the box's name with the provider, ``uri`` where libvirt is, ``daemon`` has the
+    variables that name Docker's, ``console`` is the file with the serial console (of libvirt's
+    guests only). ``host`` is the existing machine that was taken, ``guest_root`` the folder of all
+    runs in the guest. ``folder`` holds the Vagrantfile and Vagrant's state; ``vagrantfile`` is the
+    user's own in its place. ``runtime`` holds the connection, ``staging`` half-fetched results.
     ``login`` and ``known_hosts`` say how to log in, once that is known. ``reuses`` is the run whose
     guest this run uses: then the guest is not this one's to destroy. ``made_of`` holds digests of
     what the guest was made from.
@@ -43,11 +43,11 @@ class GuestRecord(BaseModel):
     provider: str
     image: str
     uri: str = ""
+    daemon: Mapping[str, str] = {}
     console: Path | None = None
     host: HostTarget | None = None
     guest_root: str = GUEST_ROOT
     vagrantfile: Path | None = None
-    started: float = 0.0
     folder: Path
     runtime: Path | None = None
     staging: Path | None = None

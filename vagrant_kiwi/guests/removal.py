@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from filelock import FileLock
 
-from vagrant_kiwi import state
+from vagrant_kiwi import docker_api, own_vagrantfile, state
 from vagrant_kiwi.errors import LeftoverError
 from vagrant_kiwi.guests import processes, run_folder, ssh, system
 from vagrant_kiwi.guests.record import GuestRecord, Status
@@ -19,7 +18,12 @@ from vagrant_kiwi.process import OnOutput, Runner
 
 
 def record_of(
-    plan: BuildPlan, image: str, reused: GuestRecord | None, *, asleep: bool
+    plan: BuildPlan,
+    image: str,
+    reused: GuestRecord | None,
+    *,
+    asleep: bool,
+    environment: Mapping[str, str],
 ) -> GuestRecord:
     """Return what will have to be removed of a run; nothing is written.
 
@@ -28,6 +32,7 @@ def record_of(
         image: the box's name with the provider.
         reused: the guest that the run will use; None: one of its own.
         asleep: how to log in to that is not known before it is awake.
+        environment: names the Docker daemon.
     """
     if reused is not None:
         return reused.model_copy(
@@ -45,10 +50,10 @@ def record_of(
         provider=plan.provider,
         image=image,
         uri=plan.libvirt.uri if plan.provider == "libvirt" else "",
+        daemon=docker_api.pinned(environment) if plan.provider.startswith("docker") else {},
         console=plan.console,
         guest_root=runs_in(plan),
         vagrantfile=plan.vagrantfile,
-        started=time.time(),
         folder=plan.paths.run / "guest",
         staging=plan.paths.staging,
     )
@@ -67,7 +72,7 @@ def prepare(planned: GuestRecord, run: Path, text: str) -> GuestRecord:
     """
     if planned.reuses is None:
         state.make_folder(planned.folder)
-        if text and planned.vagrantfile is None:
+        if planned.provider not in own_vagrantfile.WITHOUT_VAGRANT and not planned.vagrantfile:
             state.write_text(planned.folder / "Vagrantfile", text)
         if planned.console is not None:
             # libvirt's log daemon appends to what is there, whoever's it is.

@@ -29,10 +29,16 @@ mount -o remount,rw /sys || exit 1
 _REMOVE = r"""
 root=$1
 [ -d "$root" ] || exit 0
-mounts() { cut -d' ' -f5 /proc/self/mountinfo | grep -E "^$root(/|\$)"; }
+# Without the octal signs that the kernel writes for spaces and the like; proc(5).
+mounts() {
+    cut -d' ' -f5 /proc/self/mountinfo | while IFS= read -r path; do
+        path=$(printf '%b.' "$path")
+        case ${path%.} in "$root" | "$root"/*) printf '%s\n' "${path%.}" ;; esac
+    done
+}
 n=0
 while [ -n "$(mounts)" ] && [ "$n" -lt 20 ]; do
-    mounts | tac | while IFS= read -r path; do umount "$(printf '%b' "$path")" 2>/dev/null; done
+    mounts | tac | while IFS= read -r path; do umount "$path" 2>/dev/null; done
     n=$((n + 1))
     sleep 0.1
 done

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from vagrant_kiwi import docker_api
 from vagrant_kiwi.guests import Guest, direct, host, own, vagrant, vagrantfile
 from vagrant_kiwi.guests.record import GuestRecord
 from vagrant_kiwi.guests.vagrantfile import Box, Machine
@@ -72,8 +73,11 @@ class System(Protocol):
         """
         ...
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
         """See to it that the guest stays when the connection ends.
+
+        Returns:
+            Whether there is anything that stays.
 
         Raises:
             VagrantKiwiError: it cannot be reached for that.
@@ -114,6 +118,7 @@ def of(record: GuestRecord, runner: Runner) -> System:
     Raises:
         SettingsError: none is known for the provider.
     """
+    runner = Runner(docker_api.at(runner.environment, record.daemon))
     if record.provider == "docker-direct":
         return direct.DirectSystem(record, runner)
     if record.provider == "host":

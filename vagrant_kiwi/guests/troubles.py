@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 
 from vagrant_kiwi.errors import StoppedError, VagrantKiwiError
+from vagrant_kiwi.guests import ConnectionLostError
+from vagrant_kiwi.process import CommandTimeoutError
 
 
 @contextlib.contextmanager
@@ -15,5 +17,10 @@ def noted(troubles: list[str]) -> Iterator[None]:
         yield
     except StoppedError:
         raise
-    except (VagrantKiwiError, OSError) as error:
+    except (
+        VagrantKiwiError,
+        ConnectionLostError,
+        CommandTimeoutError,
+        OSError,
+    ) as error:
         troubles.append(str(error))

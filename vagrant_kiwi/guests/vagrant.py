@@ -86,8 +86,9 @@ class VagrantSystem:
         """Tell whether the guest runs and was ever logged in to; see ``System``."""
         return self.record.login is not None and self._lower.running()
 
-    def leave(self) -> None:
-        """Do nothing: it stays by itself; see ``System``."""
+    def leave(self) -> bool:
+        """Return that it stays, which it does by itself; see ``System``."""
+        return True
 
     def starting(self) -> str:
         """Return the command; see ``System``."""

@@ -14,7 +14,7 @@ class Box(Protocol):
     """A build box, of whatever provider.
 
     ``image`` is its name with the provider (an image's tag, a Vagrant box), ``version`` the
-    version of what is in it.
+    version of what is in it, ``content`` what differs where its bytes do.
     """
 
     @property
@@ -23,6 +23,8 @@ class Box(Protocol):
     def image(self) -> str: ...
     @property
     def version(self) -> str: ...
+    @property
+    def content(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class ForeignBox:
     name: str
     image: str = ""
     version: str = ""
+    content: str = ""
 
 
 @dataclass(frozen=True)
