@@ -267,16 +267,24 @@ def _clear_up(
     """Remove what a build left in the daemon and on disk; tell whether all of it is gone."""
     try:
         remove_scratch(build, runner)
-        _sweep(client, f"{LABEL_BUILD}={build}")
+        clean = _sweep(client, f"{LABEL_BUILD}={build}")
     except (OSError, *docker_api.FAILURES) as error:
         # What went wrong first is what the caller must learn; the next build tries this again.
         log(f"Parts of a half-made box may be left, labelled {LABEL_BUILD}={build}: {error}")
         return False
-    return True
+    if not clean:
+        log(f"The daemon is still at a half-made box, labelled {LABEL_BUILD}={build}")
+    return clean
 
 
-def _sweep(client: docker.DockerClient, label: str) -> None:
-    """Remove the containers and images of a build that the daemon is giving up."""
+def _sweep(client: docker.DockerClient, label: str) -> bool:
+    """Remove the containers and images of a build that the daemon is giving up.
+
+    Podman 4.3 does not give up: it ends the step it is at, and keeps the images until then.
+
+    Returns:
+        Whether nothing of it is left.
+    """
     give_up = time.monotonic() + _SWEEP
     clean = 0
     # Twice: the daemon may be about to save the step it was at.
@@ -285,7 +293,7 @@ def _sweep(client: docker.DockerClient, label: str) -> None:
         images = client.images.list(all=True, filters={"label": label})
         if any(image.tags for image in images):
             # It was finished after all, and the containers are guests.
-            return
+            return True
         containers = client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
         for container in containers:
             # It is being removed by the daemon itself.
@@ -293,3 +301,4 @@ def _sweep(client: docker.DockerClient, label: str) -> None:
                 container.remove(force=True, v=True)
         clean = 0 if containers or images else clean + 1
         time.sleep(0.3)
+    return clean >= 2

@@ -148,14 +148,14 @@ def _as_box(recipe: Recipe, image: Image) -> DockerBox:
 def _remove_older(client: docker.DockerClient, recipe: Recipe, log: Callable[[str], None]) -> None:
     """Remove the images of older recipes that no container uses."""
     for image in client.images.list(name=recipe.repository):
-        old = [tag for tag in image.tags if tag != docker_tag(recipe)]
+        old = [tag for tag in image.tags if _short(tag) != docker_tag(recipe)]
         used = client.containers.list(
             all=True, filters={"ancestor": str(image.id)}, ignore_removed=True
         )
         if used:
             continue
         for tag in old:
-            if tag.rpartition(":")[0] == recipe.repository:
+            if _short(tag).rpartition(":")[0] == recipe.repository:
                 try:
                     client.images.remove(tag)
                 except docker.errors.ImageNotFound:
@@ -165,6 +165,11 @@ def _remove_older(client: docker.DockerClient, recipe: Recipe, log: Callable[[st
                         raise
                     # A guest took it in this moment.
                     log(f"{tag} stays: it is in use")
+
+
+def _short(tag: str) -> str:
+    """Return an image's name without what Podman puts before it: localhost if it was loaded."""
+    return tag.removeprefix("localhost/").removeprefix("docker.io/")
 
 
 def _remove_half_made(folder: Path, recipe: Recipe, log: Callable[[str], None]) -> None:

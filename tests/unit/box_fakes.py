@@ -279,10 +279,12 @@ class FakeDocker:
                 return [each for each in self.running if each.image.id == wanted]
             return [each for each in self.running if not each.removed]
         if name is not None:
+            # As Podman 4.3.1 does, which puts a registry before the names.
+            names = {name, f"localhost/{name}", f"docker.io/{name}"}
             return [
                 image
                 for image in self.held
-                if any(tag.rpartition(":")[0] == name for tag in image.tags)
+                if any(tag.rpartition(":")[0] in names for tag in image.tags)
             ]
         label = (filters or {})["label"].partition("=")[2]
         return [each for each in self.held if each.labels.get(box_build.LABEL_BUILD) == label]

@@ -90,6 +90,19 @@ def test_a_name_without_the_right_label_is_no_box(recipe: box_recipe.Recipe) -> 
     assert boxes.find_docker_box(fake.as_client(), recipe) is None
 
 
+@pytest.mark.parametrize("registry", ["localhost/", "docker.io/"])
+def test_podmans_names_of_boxes_are_known(
+    recipe: box_recipe.Recipe, tmp_path: Path, registry: str
+) -> None:
+    fake = FakeDocker(pull=stream({"status": "Downloaded"}), build=stream(BUILT))
+    old = FakeImage([f"{registry}vagrant-kiwi/{NAME}:old", "mine:1"], {}, "sha256:old")
+    current = FakeImage([f"{registry}{boxes.docker_tag(recipe)}"], {}, "sha256:now")
+    fake.held = [old, current]
+    ensure(recipe, fake, tmp_path)
+    assert old.tags == ["mine:1"]
+    assert current.tags == [f"{registry}{boxes.docker_tag(recipe)}"]
+
+
 def test_a_box_is_made_on_a_pulled_base(recipe: box_recipe.Recipe, tmp_path: Path) -> None:
     fake = FakeDocker(pull=stream({"status": "Downloaded"}), build=stream(BUILT))
     old = FakeImage([f"vagrant-kiwi/{NAME}:old", "mine:1"], {}, "sha256:old")
@@ -285,7 +298,7 @@ def test_what_cannot_be_swept_is_tried_again_next_time(
 ) -> None:
     fake = FakeDocker(pull=stream(), build=stream({"error": "broken"}))
 
-    def gone(client: docker.DockerClient, label: str) -> None:
+    def gone(client: docker.DockerClient, label: str) -> bool:
         raise requests.exceptions.ConnectionError("daemon gone")
 
     monkeypatch.setattr(box_build, "_sweep", gone)
@@ -294,6 +307,18 @@ def test_what_cannot_be_swept_is_tried_again_next_time(
         ensure(recipe, fake, tmp_path, log=log)
     assert (tmp_path / f"cache/{NAME}.building").read_text() == f"{fake.build_label}\n"
     assert "daemon gone" in log[-1]
+
+
+def test_a_daemon_that_goes_on_with_a_build_is_swept_again_next_time(
+    recipe: box_recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeDocker(pull=stream(), build=stream({"error": "broken"}))
+    monkeypatch.setattr(box_build, "_SWEEP", 0.0)
+    log: list[str] = []
+    with pytest.raises(BoxError, match="broken"):
+        ensure(recipe, fake, tmp_path, log=log)
+    assert (tmp_path / f"cache/{NAME}.building").read_text() == f"{fake.build_label}\n"
+    assert "still at a half-made box" in log[-1]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vagrant_kiwi import docker_api
 from vagrant_kiwi.errors import GuestError, PhaseTimeoutError
-from vagrant_kiwi.guests import ConnectionLostError, docker
+from vagrant_kiwi.guests import ConnectionLostError, docker, engine
 from vagrant_kiwi.guests.docker_guest import DockerGuest
 from vagrant_kiwi.guests.record import GuestRecord
 from vagrant_kiwi.guests.troubles import noted
@@ -68,6 +68,8 @@ class DirectSystem:
                 details=f"Docker has no {guest_name(self.record.guest_run)}",
                 resolution="invoke down forgets it; then invoke up starts another one.",
             )
+        if not known:
+            engine.check(self._engine(), plan.isolation)
         argv = ["docker", "start", *known] if known else shlex.split(text)
         try:
             done = self.runner.run(argv, timeout=plan.timeouts.up, merge=True, on_output=on_output)
@@ -81,11 +83,18 @@ class DirectSystem:
             raise GuestError(
                 "Docker cannot start the guest",
                 details=done.tail(5),
-                resolution="Mend what it names; docker.create_args has a part in it, if set.",
+                resolution=engine.remedy(done.text),
             )
         if not known:
             self._check()
         return self
+
+    def _engine(self) -> engine.Engine:
+        with (
+            docker.told("Docker does not say what it is"),
+            docker_api.client(self.runner.environment) as daemon,
+        ):
+            return engine.read(daemon)
 
     def _check(self) -> None:
         """See that the image has what a build needs.
