@@ -55,7 +55,7 @@ def test_the_example_builds_with_real_kiwi(project: Project, unchanged: None) ->
     assert archive.stat().st_uid == archive.parent.stat().st_uid
 
 
-@pytest.mark.parametrize("image_type", ["tbz", "oem"])
+@pytest.mark.parametrize("image_type", [pytest.param("tbz", marks=pytest.mark.full), "oem"])
 def test_it_may_do_what_vagrants_guest_may_and_no_more(
     project: Project, docker_client: docker.DockerClient, unchanged: None, image_type: str
 ) -> None:

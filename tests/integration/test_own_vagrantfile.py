@@ -63,12 +63,10 @@ def test_it_is_named_and_not_used_unless_somebody_says_so(
     assert "not used" not in silent.errors
 
 
-@pytest.mark.parametrize("how", ["trust", "path"])
-def test_it_is_used_where_it_lies(project: Project, unchanged: None, how: str) -> None:
+def test_it_is_used_where_it_lies(project: Project, unchanged: None) -> None:
     folder = project.folder / "it is an image"
     before = sorted(path.name for path in folder.iterdir())
-    flag = "--vagrantfile=trust" if how == "trust" else f"--vagrantfile={folder / 'Vagrantfile'}"
-    done = project.run("build", IMAGE, flag, "--json")
+    done = project.run("build", IMAGE, "--vagrantfile=trust", "--json")
     assert done.status == 0, done.errors
     assert "prepared it" in project.log(), "its relative path did not work"
     assert "prepare.sh" in project.log(), "its own folder is shared as ever"
@@ -104,7 +102,10 @@ def test_a_container_that_does_not_start_is_removed(
     assert "removing the container itisanimage_default_" in done.errors
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=["TERM", "KILL"])
+@pytest.mark.parametrize(
+    "signum",
+    [pytest.param(signal.SIGTERM, id="TERM", marks=pytest.mark.full), signal.SIGKILL],
+)
 def test_a_stopped_build_leaves_nothing(
     project: Project, docker_client: docker.DockerClient, box: str, signum: signal.Signals
 ) -> None:
