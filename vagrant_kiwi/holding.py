@@ -136,6 +136,8 @@ def hold(
                     )
                     record = build_system.record
                     record.save(plan.paths.run)
+                if record.host is not None:
+                    tools.console.note(f"building on {record.host.who}")
             with _connected(build_system, tools, inputs, reused) as guest:
                 yield Held(guest, record, log)
         except BaseException as error:
