@@ -58,9 +58,17 @@ class Machine:
 
 @contextlib.contextmanager
 def machine(
-    client: docker.DockerClient, image: str, folder: Path, insecure: InsecureKeys
+    client: docker.DockerClient,
+    image: str,
+    folder: Path,
+    insecure: InsecureKeys,
+    *,
+    talkative: bool = False,
 ) -> Iterator[Machine]:
-    """Yield a machine; its key is in a known_hosts file beside ours."""
+    """Yield a machine; its key is in a known_hosts file beside ours.
+
+    A talkative one has something to say at each login, as sudo often has about its own name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     container = client.containers.create(
         image,
@@ -90,8 +98,8 @@ def machine(
                 "known_hosts": str(folder / "known_hosts"),
             },
         )
-        # A machine that is talkative: sudo often is, about its own name.
-        made.run("echo 'echo something to say at each login >&2' >/home/vagrant/.bashrc")
+        if talkative:
+            made.run("echo 'echo something to say at each login >&2' >/home/vagrant/.bashrc")
         deadline = time.monotonic() + 30
         while "sshd" not in made.run("ps -e -o args=") and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -19,8 +19,8 @@ from typing import Any
 import docker
 import pytest
 
-from tests.integration import host, images
-from tests.integration.cli import CHECKOUT, Project, finish, wait_until
+from tests.integration import host
+from tests.integration.cli import Project, finish, wait_until
 from tests.integration.stand_in import BUSY, STAND_IN, describe, start_busy
 from vagrant_kiwi.guests import docker as docker_guests
 
@@ -36,23 +36,6 @@ def project(tmp_path: Path) -> Project:
     made.settings(mirrors="off", provision=[str(STAND_IN)])
     describe(folder / "image")
     return made
-
-
-def test_the_example_builds_with_real_kiwi(project: Project, unchanged: None) -> None:
-    project.settings()
-    done = project.run(
-        "build",
-        f"--description={CHECKOUT / 'examples/debian-tarball'}",
-        "--provider=docker-direct",
-        "--json",
-    )
-    assert done.status == 0, done.errors
-    (archive,) = Path(done.json["result_dir"]).glob("*.tar.xz")
-    built = images.read_from_tarball(archive, "/etc/vagrant-kiwi-built")
-    assert built == b"debian-tarball 1.0.0\n"
-    names = [entry["name"] for entry in done.json["phases"]]
-    assert names == ["box", "up", "sync", "build", "bundle", "fetch", "destroy"]
-    assert archive.stat().st_uid == archive.parent.stat().st_uid
 
 
 @pytest.mark.parametrize("image_type", [pytest.param("tbz", marks=pytest.mark.full), "oem"])

@@ -34,9 +34,12 @@ def built(done: Finished, suffix: str) -> Path:
 
 
 def test_the_tarball(project: Project, unchanged: None) -> None:
-    archive = built(
-        project.run("build", f"--description={EXAMPLES / 'debian-tarball'}", "--json"), ".tar.xz"
+    # With Vagrant an ordinary user builds it, below.
+    done = project.run(
+        *("build", f"--description={EXAMPLES / 'debian-tarball'}", "--json"),
+        "--provider=docker-direct",
     )
+    archive = built(done, ".tar.xz")
     assert images.read_from_tarball(archive, "/etc/vagrant-kiwi-example")
     assert images.read_from_tarball(archive, "/etc/vagrant-kiwi-built") == b"debian-tarball 1.0.0\n"
     # Whatever mirror this host needed, the image names the one of the description.

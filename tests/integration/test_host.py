@@ -31,7 +31,7 @@ def there(
     """Have a machine whose kiwi-ng is the stand-in; its real one is beside it."""
     insecure = keys.ensure_insecure_keys(runner)
     folder = tmp_path_factory.mktemp("machine") / "it's here"
-    with machine(docker_client, box, folder, insecure) as made:
+    with machine(docker_client, box, folder, insecure, talkative=True) as made:
         yield made
 
 
