@@ -230,7 +230,7 @@ def _prepare(
 ) -> tuple[holding.Inputs, holding.Tools]:
     """Make everything ready that a guest needs, after checking that the host has all of it."""
     own = decided.vagrantfile is not None
-    if decided.provider in ("docker", "docker-direct"):
+    if decided.provider in docker_api.PROVIDERS:
         devices = decided.isolation.kind == "disk"
         docker_api.check_place(request.environment, devices=devices)
     machine = _check_host(request.settings, request.environment, console, own=own)
@@ -339,7 +339,7 @@ def down(request: Request, console: Console, *, suspend: bool) -> dict[str, obje
         VagrantKiwiError: something stays.
     """
     settings = request.settings
-    if suspend and settings.provider in ("docker", "docker-direct", "host"):
+    if suspend and settings.provider in (*docker_api.PROVIDERS, "host"):
         raise SettingsError(
             f"Guests of the provider {settings.provider} cannot be suspended",
             resolution="Leave it up: a container takes little memory when nothing runs in it.",
@@ -404,13 +404,14 @@ def _read(request: Request) -> description.Description:
 
 def _variant(request: Request) -> plan.Variant:
     """Decide which variant's guests are meant; what a build of it takes need not be there."""
-    settings = request.settings
     read = _read(request)
-    selection = description.select(
-        read, profiles=settings.kiwi.profiles, image_type=settings.kiwi.type
-    )
     run_id = plan.new_run_id(datetime.datetime.now(datetime.UTC))
-    return plan.make_variant(settings, read, selection, run_id=run_id)
+    return plan.make_variant(request.settings, read, _selected(request, read), run_id=run_id)
+
+
+def _selected(request: Request, read: description.Description) -> description.Selection:
+    kiwi_settings = request.settings.kiwi
+    return description.select(read, profiles=kiwi_settings.profiles, image_type=kiwi_settings.type)
 
 
 def _plan(request: Request, console: Console) -> tuple[plan.BuildPlan, description.Selection]:
@@ -429,9 +430,7 @@ def _plan(request: Request, console: Console) -> tuple[plan.BuildPlan, descripti
         )
     if request.run_id is not None:
         plan.check_run_id(request.run_id)
-    selection = description.select(
-        read, profiles=settings.kiwi.profiles, image_type=settings.kiwi.type
-    )
+    selection = _selected(request, read)
     run_id = request.run_id or plan.new_run_id(datetime.datetime.now(datetime.UTC))
     decided = plan.make_plan(
         settings,

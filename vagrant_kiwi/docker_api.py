@@ -16,6 +16,8 @@ import requests.exceptions
 
 from vagrant_kiwi.errors import PreflightError
 
+#: The build systems whose guests are its containers.
+PROVIDERS = ("docker", "docker-direct")
 #: All by which Docker's client finds its daemon.
 _VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 #: What docker-py raises: its own errors, and those of the library below it.

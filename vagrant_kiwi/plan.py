@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from vagrant_kiwi import description_copy, hosts, kiwi, references
+from vagrant_kiwi import description_copy, docker_api, hosts, kiwi, references
 from vagrant_kiwi.description import Description, Repository, Selection
 from vagrant_kiwi.description_model import FileChoice, MirrorChoice
 from vagrant_kiwi.errors import DescriptionError, SettingsError, UsageError
@@ -383,7 +383,7 @@ def _isolation(
         return OWN
     if settings.provider == "host":
         return EXISTING
-    if settings.provider not in ("docker", "docker-direct"):
+    if settings.provider not in docker_api.PROVIDERS:
         return MACHINE
     return isolate(
         image_type,

@@ -90,4 +90,4 @@ class LocalGuest:
     @property
     def _carrier(self) -> Carrier:
         # env drops the name that rsync gives the remote shell, and runs the rest here.
-        return Carrier(self.runner, rsh=("env", "--unset"), program="rsync", peer="NOBODY")
+        return Carrier(runner=self.runner, rsh=("env", "--unset"), program="rsync", peer="NOBODY")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import docker
 from docker.models.containers import Container
 
+from tests.integration.cli import wait_until
 from vagrant_kiwi.guests import docker as docker_guests
 from vagrant_kiwi.keys import InsecureKeys
 
@@ -100,9 +100,7 @@ def machine(
         )
         if talkative:
             made.run("echo 'echo something to say at each login >&2' >/home/vagrant/.bashrc")
-        deadline = time.monotonic() + 30
-        while "sshd" not in made.run("ps -e -o args=") and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: "sshd" in made.run("ps -e -o args="), what="sshd runs", timeout=30)
         yield made
     finally:
         container.remove(force=True, v=True)

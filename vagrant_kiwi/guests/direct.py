@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from docker import DockerClient
+
 from vagrant_kiwi import docker_api
 from vagrant_kiwi.errors import GuestError, PhaseTimeoutError
 from vagrant_kiwi.guests import ConnectionLostError, docker, engine
@@ -61,15 +63,18 @@ class DirectSystem:
 
     def start(self, plan: BuildPlan, *, text: str, on_output: OnOutput) -> DirectSystem:
         """Start the container, or start it again; see ``System``."""
-        known = self._names()
-        if not known and not text:
-            raise GuestError(
-                "The guest is gone",
-                details=f"Docker has no {guest_name(self.record.guest_run)}",
-                resolution="invoke down forgets it; then invoke up starts another one.",
-            )
-        if not known:
-            engine.check(self._engine(), plan.isolation)
+        with docker_api.client(self.runner.environment) as daemon:
+            known = self._names(daemon)
+            if not known and not text:
+                raise GuestError(
+                    "The guest is gone",
+                    details=f"Docker has no {guest_name(self.record.guest_run)}",
+                    resolution="invoke down forgets it; then invoke up starts another one.",
+                )
+            if not known:
+                with docker.told("Docker does not say what it is"):
+                    found = engine.read(daemon)
+                engine.check(found, plan.isolation)
         argv = ["docker", "start", *known] if known else shlex.split(text)
         try:
             done = self.runner.run(argv, timeout=plan.timeouts.up, merge=True, on_output=on_output)
@@ -88,13 +93,6 @@ class DirectSystem:
         if not known:
             self._check()
         return self
-
-    def _engine(self) -> engine.Engine:
-        with (
-            docker.told("Docker does not say what it is"),
-            docker_api.client(self.runner.environment) as daemon,
-        ):
-            return engine.read(daemon)
 
     def _check(self) -> None:
         """See that the image has what a build needs.
@@ -119,16 +117,16 @@ class DirectSystem:
     @contextlib.contextmanager
     def connected(self) -> Iterator[DockerGuest]:
         """Reach the container for the body; see ``System``."""
-        names = self._names(running=True)
-        if len(names) != 1:
-            raise GuestError(
-                "The guest does not run",
-                details=self._daemon.last_words(),
-                resolution=f"Is {self.record.image} a build box, with sleep in it? Or was the "
-                "container stopped by hand? docker ps --all shows it.",
-            )
         with docker_api.client(self.runner.environment) as daemon:
-            yield DockerGuest(self.runner, daemon, names[0])
+            names = self._names(daemon, running=True)
+            if len(names) != 1:
+                raise GuestError(
+                    "The guest does not run",
+                    details=self._daemon.last_words(),
+                    resolution=f"Is {self.record.image} a build box, with sleep in it? Or was the "
+                    "container stopped by hand? docker ps --all shows it.",
+                )
+            yield DockerGuest.of(self.runner, daemon, names[0])
 
     def running(self) -> bool:
         """Tell whether the guest runs; see ``System``."""
@@ -164,12 +162,11 @@ class DirectSystem:
             self.record.guest_run, self.record.image, self.runner.environment
         )
 
-    def _names(self, *, running: bool = False) -> list[str]:
+    def _names(self, daemon: DockerClient, *, running: bool = False) -> list[str]:
         """Return the names of the run's containers that are guests."""
-        with docker_api.client(self.runner.environment) as daemon:
-            return [
-                str(entry.name)
-                for entry in docker.containers(daemon, self.record.guest_run)
-                if entry.name == guest_name(self.record.guest_run)
-                and (not running or entry.status == "running")
-            ]
+        return [
+            str(entry.name)
+            for entry in docker.containers(daemon, self.record.guest_run)
+            if entry.name == guest_name(self.record.guest_run)
+            and (not running or entry.status == "running")
+        ]

@@ -9,7 +9,6 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -35,21 +34,34 @@ _TIMEOUTS = (TimeoutError, requests.exceptions.Timeout, urllib3.exceptions.Timeo
 _VERDICT = 10.0
 
 
-@dataclass(frozen=True)
-class DockerGuest:
-    """A live container; see ``Guest`` for its verbs.
+@dataclass(frozen=True, kw_only=True)
+class DockerGuest(Carrier):
+    """A live container; see ``Guest`` for its verbs, of which rsync does two.
 
     Commands run as the image's own user, which is root in the boxes; nobody logs in.
 
     Args:
-        runner: starts rsync.
-        daemon: the Docker daemon.
-        name: the container.
+        daemon: the Docker daemon; ``peer`` is the container's name there.
     """
 
-    runner: Runner
     daemon: docker.DockerClient
-    name: str
+
+    @classmethod
+    def of(cls, runner: Runner, daemon: docker.DockerClient, name: str) -> DockerGuest:
+        """Return the guest that is a container.
+
+        Args:
+            runner: starts rsync.
+            daemon: the Docker daemon.
+            name: the container.
+        """
+        return cls(
+            runner=runner,
+            rsh=("docker", "exec", "--interactive", "--user=0"),
+            program="rsync",
+            peer=name,
+            daemon=daemon,
+        )
 
     def exec(
         self,
@@ -67,7 +79,7 @@ class DockerGuest:
         output, errors = bytearray(), bytearray()
         with self._errors(argv, timeout, output):
             made = self.daemon.api.exec_create(
-                self.name, fed, stdin=stdin is not None, user="0" if root else ""
+                self.peer, fed, stdin=stdin is not None, user="0" if root else ""
             )
             with self._stream(made["Id"], timeout, stdin or b"") as frames:
                 for kind, chunk in frames:
@@ -80,42 +92,6 @@ class DockerGuest:
             status = self._status(made["Id"])
         seconds = time.monotonic() - started
         return CommandResult(tuple(argv), status, bytes(output), bytes(errors), seconds)
-
-    def push(
-        self,
-        source: Path,
-        target: str,
-        *,
-        timeout: float,
-        exclude: Sequence[str] = (),
-        delete: bool = False,
-        on_output: OnOutput | None = None,
-    ) -> None:
-        """Copy a folder's content, or a file, into the guest; see ``Guest.push``."""
-        self._carrier.push(
-            source, target, timeout=timeout, exclude=exclude, delete=delete, on_output=on_output
-        )
-
-    def pull(
-        self,
-        source: str,
-        target: Path,
-        *,
-        timeout: float,
-        exclude: Sequence[str] = (),
-        on_output: OnOutput | None = None,
-    ) -> None:
-        """Copy a guest folder's content to the host; see ``Guest.pull``."""
-        self._carrier.pull(source, target, timeout=timeout, exclude=exclude, on_output=on_output)
-
-    @property
-    def _carrier(self) -> Carrier:
-        return Carrier(
-            self.runner,
-            rsh=("docker", "exec", "--interactive", "--user=0"),
-            program="rsync",
-            peer=self.name,
-        )
 
     @contextlib.contextmanager
     def _stream(

@@ -13,7 +13,7 @@ from vagrant_kiwi.guests.host_lock import Keeper, wait_argv
 from vagrant_kiwi.guests.record import GuestRecord
 from vagrant_kiwi.guests.troubles import noted
 from vagrant_kiwi.hosts import HostTarget
-from vagrant_kiwi.plan import BuildPlan, GuestPaths
+from vagrant_kiwi.plan import BuildPlan
 from vagrant_kiwi.process import CommandResult, OnOutput, Runner
 
 _SHORT = 60.0
@@ -171,8 +171,7 @@ class HostSystem:
         if not self.running():
             return left, ()
         with noted(left), self._again() as guest:
-            paths = GuestPaths.of(self.record.run_id, parent=self.record.guest_root)
-            run_folder.remove(guest, paths.root)
+            run_folder.remove(guest, self.record.run_root)
             # Only then is the machine free for the next one.
             guest.exec(wait_argv(self.record.run_id), timeout=_SHORT, root=True)
         return left, ()
@@ -183,8 +182,8 @@ class HostSystem:
             return False
         troubles: list[str] = []
         with noted(troubles), self._again() as guest:
-            paths = GuestPaths.of(self.record.run_id, parent=self.record.guest_root)
-            done = guest.exec(["touch", f"{paths.root}/left"], timeout=_SHORT, root=True)
+            left = f"{self.record.run_root}/left"
+            done = guest.exec(["touch", left], timeout=_SHORT, root=True)
             if not done.ok:
                 troubles.append(done.tail(3))
         if troubles:
@@ -197,9 +196,12 @@ class HostSystem:
 
     def entrance(self) -> str:
         """Return where the run's folder is; see ``System``."""
-        paths = GuestPaths.of(self.record.run_id, parent=self.record.guest_root)
         where = self.record.host
-        return f"{paths.root} on {where.who}" if where is not None else "no machine was taken"
+        return (
+            f"{self.record.run_root} on {where.who}"
+            if where is not None
+            else "no machine was taken"
+        )
 
     @contextlib.contextmanager
     def _again(self) -> Iterator[Guest]:

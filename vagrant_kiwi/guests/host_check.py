@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from vagrant_kiwi import box_versions
 from vagrant_kiwi.errors import PreflightError
 from vagrant_kiwi.guests import ConnectionLostError, Guest
 from vagrant_kiwi.process import CommandTimeoutError
 
-#: The first KIWI with --setenv, which each of our command lines has (its git history: v10.2.27).
-OLDEST_KIWI = (10, 2, 27)
 #: Bytes that a small build takes; a big one says itself what it lacks.
 _ROOM = 2 * 2**30
 #: Source: KIWI 11.1.6, defaults.py, get_... for the target dir; df(1) names them so.
@@ -93,9 +92,8 @@ def _kiwi_problems(found: str, wanted: str | None) -> list[str]:
     numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
     if not numbers:
         return ["kiwi-ng does not tell its version"]
-    if numbers < OLDEST_KIWI:
-        oldest = ".".join(map(str, OLDEST_KIWI))
-        return [f"kiwi-ng is {found}, and {oldest} is the oldest that works"]
+    if numbers < box_versions.order(box_versions.OLDEST):
+        return [f"kiwi-ng is {found}, and {box_versions.OLDEST} is the oldest that works"]
     if wanted is not None and found != wanted:
         return [f"kiwi-ng is {found}, and kiwi_version asks for {wanted}"]
     return []

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from vagrant_kiwi import state
 from vagrant_kiwi.guests.ssh import Login
 from vagrant_kiwi.hosts import HostTarget
-from vagrant_kiwi.plan import GUEST_ROOT
+from vagrant_kiwi.plan import GUEST_ROOT, GuestPaths
 
 NAME = "guest.json"
 
@@ -61,6 +61,11 @@ class GuestRecord(BaseModel):
     def guest_run(self) -> str:
         """The run that the guest was started for: its name has this one."""
         return self.reuses or self.run_id
+
+    @property
+    def run_root(self) -> str:
+        """The run's own folder in the guest."""
+        return GuestPaths.of(self.run_id, parent=self.guest_root).root
 
     def save(self, run_folder: Path) -> None:
         """Write the record into the run's folder."""

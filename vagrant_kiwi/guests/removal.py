@@ -13,7 +13,7 @@ from vagrant_kiwi.errors import LeftoverError
 from vagrant_kiwi.guests import processes, run_folder, ssh, system
 from vagrant_kiwi.guests.record import GuestRecord, Status
 from vagrant_kiwi.guests.troubles import noted
-from vagrant_kiwi.plan import BuildPlan, GuestPaths, runs_in
+from vagrant_kiwi.plan import BuildPlan, runs_in
 from vagrant_kiwi.process import OnOutput, Runner
 
 
@@ -50,7 +50,7 @@ def record_of(
         provider=plan.provider,
         image=image,
         uri=plan.libvirt.uri if plan.provider == "libvirt" else "",
-        daemon=docker_api.pinned(environment) if plan.provider.startswith("docker") else {},
+        daemon=docker_api.pinned(environment) if plan.provider in docker_api.PROVIDERS else {},
         console=plan.console,
         guest_root=runs_in(plan),
         vagrantfile=plan.vagrantfile,
@@ -153,7 +153,7 @@ def _leave(record: GuestRecord, runner: Runner) -> None:
     try:
         again = record.model_copy(update={"runtime": folder})
         with system.of(again, runner).connected() as guest:
-            run_folder.remove(guest, GuestPaths.of(record.run_id, parent=record.guest_root).root)
+            run_folder.remove(guest, record.run_root)
     finally:
         _remove_folder(folder)
 

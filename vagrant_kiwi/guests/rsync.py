@@ -13,9 +13,9 @@ from vagrant_kiwi.process import OnOutput, Runner
 _FULL_DISK = 11
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Carrier:
-    """What rsync talks through.
+    """What rsync talks through: two of a guest's verbs, whatever the third one is.
 
     Args:
         runner: starts rsync.

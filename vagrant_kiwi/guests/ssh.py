@@ -39,19 +39,33 @@ class Login:
         return f"{self.user}@{self.host} port {self.port}"
 
 
-@dataclass(frozen=True)
-class SshGuest:
-    """A live guest behind OpenSSH; see ``Guest`` for its verbs.
+@dataclass(frozen=True, kw_only=True)
+class SshGuest(Carrier):
+    """A live guest behind OpenSSH; see ``Guest`` for its verbs, of which rsync does two.
 
     Args:
-        runner: starts ssh and rsync.
         config: our own ssh configuration file; its path holds no character that needs quoting.
-        far: the guest is on another host: what is not compressed already is, on its way.
     """
 
-    runner: Runner
     config: Path
-    far: bool = False
+
+    @classmethod
+    def of(cls, runner: Runner, config: Path, *, far: bool) -> SshGuest:
+        """Return the guest that a configuration calls "guest".
+
+        Args:
+            runner: starts ssh and rsync.
+            config: the configuration.
+            far: it is on another host: what is not compressed already is, on its way.
+        """
+        return cls(
+            runner=runner,
+            rsh=("ssh", "-F", str(config)),
+            program="sudo -n rsync",
+            peer="guest",
+            compress=far,
+            config=config,
+        )
 
     def exec(
         self,
@@ -79,43 +93,6 @@ class SshGuest:
         if not found:
             raise ConnectionLostError(result.tail(5) or f"ssh exited with {result.status}")
         return CommandResult(tuple(argv), int(status), result.output, errors, result.seconds)
-
-    def push(
-        self,
-        source: Path,
-        target: str,
-        *,
-        timeout: float,
-        exclude: Sequence[str] = (),
-        delete: bool = False,
-        on_output: OnOutput | None = None,
-    ) -> None:
-        """Copy a folder's content, or a file, into the guest; see ``Guest.push``."""
-        self._carrier.push(
-            source, target, timeout=timeout, exclude=exclude, delete=delete, on_output=on_output
-        )
-
-    def pull(
-        self,
-        source: str,
-        target: Path,
-        *,
-        timeout: float,
-        exclude: Sequence[str] = (),
-        on_output: OnOutput | None = None,
-    ) -> None:
-        """Copy a guest folder's content to the host; see ``Guest.pull``."""
-        self._carrier.pull(source, target, timeout=timeout, exclude=exclude, on_output=on_output)
-
-    @property
-    def _carrier(self) -> Carrier:
-        return Carrier(
-            self.runner,
-            rsh=("ssh", "-F", str(self.config)),
-            program="sudo -n rsync",
-            peer="guest",
-            compress=self.far,
-        )
 
 
 def public_keys(text: str) -> tuple[str, ...]:
@@ -151,7 +128,7 @@ def connected(
     )
     try:
         _wait_for_master(runner, config, master, who, timeout)
-        yield SshGuest(runner, config, far=far)
+        yield SshGuest.of(runner, config, far=far)
     finally:
         master.stop()
 
