@@ -105,6 +105,11 @@ class DirectSystem:
                 answer = guest.exec(["sh", "-c", _LOOK, "sh", *_NEEDED], timeout=_SHORT, root=True)
         except (ConnectionLostError, CommandTimeoutError) as error:
             raise GuestError("The guest does not answer", details=str(error)) from error
+        except GuestError as error:
+            # It may have ended between two looks at it; what it said last is the reason.
+            if self.running():
+                raise
+            raise self._not_running() from error
         if not answer.ok or answer.text.strip():
             raise GuestError(
                 f"The image {self.record.image} is no build box",
@@ -114,18 +119,21 @@ class DirectSystem:
                 resolution="Use a box of vagrant-kiwi, or one that was made from it.",
             )
 
+    def _not_running(self) -> GuestError:
+        return GuestError(
+            "The guest does not run",
+            details=self._daemon.last_words(),
+            resolution=f"Is {self.record.image} a build box, with sleep in it? Or was the "
+            "container stopped by hand? docker ps --all shows it.",
+        )
+
     @contextlib.contextmanager
     def connected(self) -> Iterator[DockerGuest]:
         """Reach the container for the body; see ``System``."""
         with docker_api.client(self.runner.environment) as daemon:
             names = self._names(daemon, running=True)
             if len(names) != 1:
-                raise GuestError(
-                    "The guest does not run",
-                    details=self._daemon.last_words(),
-                    resolution=f"Is {self.record.image} a build box, with sleep in it? Or was the "
-                    "container stopped by hand? docker ps --all shows it.",
-                )
+                raise self._not_running()
             yield DockerGuest.of(self.runner, daemon, names[0])
 
     def running(self) -> bool:
