@@ -23,7 +23,7 @@ import docker
 import docker.errors
 
 from vagrant_kiwi import docker_api, docker_stream
-from vagrant_kiwi.box_recipe import Recipe, recipe_files
+from vagrant_kiwi.box_recipe import Recipe
 from vagrant_kiwi.box_rootfs import Mirrors, remove_scratch, root_file_system
 from vagrant_kiwi.box_wheels import ensure_wheels
 from vagrant_kiwi.deadline import Deadline
@@ -207,7 +207,7 @@ def _context(recipe: Recipe, inputs: BoxInputs, wheels: Path) -> Iterator[IO[byt
     """Yield the build context as a tar archive: recipe, wheels and Vagrant's public key."""
     with tempfile.TemporaryFile(dir=inputs.cache) as stream:
         with tarfile.open(fileobj=stream, mode="w") as tar:
-            for path in recipe_files(recipe.folder):
+            for path in recipe.files:
                 content = path.read_bytes()
                 if recipe.variant and path.name == "Dockerfile":
                     content += (recipe.additions / path.name).read_bytes()

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,8 @@ _Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+:_/-]
 _Version = Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+$")]
 _Url = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:/_~-]+$")]
 _File = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9./_-]+$")]
+# A folder beside the recipe's own, never one elsewhere.
+_Sibling = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class BoxFacts(BaseModel):
@@ -33,6 +36,7 @@ class BoxFacts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     version: _Word
+    extends: _Sibling | None = None
     distribution: _Word
     suite: _Word
     base: _Word
@@ -49,14 +53,15 @@ class BoxFacts(BaseModel):
 class Recipe:
     """How a build box is made.
 
-    ``arch`` is Debian's name of the architecture it is made for; ``digest`` changes with every
-    file of the recipe, with the architecture and with the version of KIWI. ``kiwi`` is that
-    version; None where a recipe has no KIWI. A ``variant`` has another KIWI than kiwi.lock pins,
-    and a ``name`` of its own. All other names are made from that, so boxes with different KIWIs
-    never replace each other.
+    ``folders`` hold its files, its own folder first: what lies there goes before what has the same
+    name in the folder that it shares with other recipes. ``arch`` is Debian's name of the
+    architecture it is made for; ``digest`` changes with every file of the recipe, with the
+    architecture and with the version of KIWI. ``kiwi`` is that version; None where a recipe has no
+    KIWI. A ``variant`` has another KIWI than kiwi.lock pins, and a ``name`` of its own. All other
+    names are made from that, so boxes with different KIWIs never replace each other.
     """
 
-    folder: Path
+    folders: tuple[Path, ...]
     name: str
     arch: str
     facts: BoxFacts
@@ -76,14 +81,29 @@ class Recipe:
         return f"vagrant-kiwi/{self.name}"
 
     @property
+    def folder(self) -> Path:
+        """Its own folder, which holds box.toml."""
+        return self.folders[0]
+
+    @property
+    def files(self) -> list[Path]:
+        """The files its docker box is made from, in a fixed order."""
+        return recipe_files(*self.folders)
+
+    @property
+    def lock(self) -> Path:
+        """The file that pins KIWI and what it needs."""
+        return _find(self.folders, "kiwi.lock")
+
+    @property
     def machine(self) -> Path:
         """The folder of the KIWI description that makes it a virtual machine's box."""
-        return self.folder / "libvirt"
+        return _find(self.folders, "libvirt")
 
     @property
     def additions(self) -> Path:
         """The folder of what boxes with another KIWI have besides: a Dockerfile, a provision.sh."""
-        return self.folder / "variant"
+        return _find(self.folders, "variant")
 
     def machine_digest(self) -> str:
         """Return what changes with every file that a virtual machine's box is made from.
@@ -156,7 +176,7 @@ def _with_kiwi(recipe: Recipe, version: str) -> Recipe:
             details=f"there is no {recipe.additions}",
             resolution="Leave --kiwi-version out.",
         )
-    more = _digest(recipe.additions, recipe.arch)
+    more = _digest((recipe.additions,), recipe.arch)
     return replace(
         recipe,
         name=f"{recipe.name}-kiwi-{version}",
@@ -169,10 +189,11 @@ def _with_kiwi(recipe: Recipe, version: str) -> Recipe:
 def load_recipe(folder: Path, *, arch: str) -> Recipe:
     """Read a recipe from its folder.
 
-    Only the files right in the folder make the docker box; sub-folders belong to other providers.
+    Only the files right in a folder make the docker box; sub-folders belong to other providers.
 
     Args:
-        folder: holds box.toml, Dockerfile, packages.txt, kiwi.lock and what they need.
+        folder: holds box.toml; Dockerfile, packages.txt, kiwi.lock and what they need lie there
+            too, or in the folder beside it that box.toml extends.
         arch: Debian's name of an architecture.
 
     Raises:
@@ -181,10 +202,11 @@ def load_recipe(folder: Path, *, arch: str) -> Recipe:
     path = folder / "box.toml"
     try:
         facts = BoxFacts.model_validate(tomllib.loads(path.read_text("utf-8")))
-        packages = _packages((folder / "packages.txt").read_text("utf-8"))
-        (folder / "Dockerfile").stat()
-        kiwi = split_lock((folder / "kiwi.lock").read_text("utf-8")).get("kiwi")
-        digest = _digest(folder, arch)
+        folders = (folder,) if facts.extends is None else (folder, _shared(folder, facts.extends))
+        packages = _packages(_find(folders, "packages.txt").read_text("utf-8"))
+        _find(folders, "Dockerfile").stat()
+        kiwi = split_lock(_find(folders, "kiwi.lock").read_text("utf-8")).get("kiwi")
+        digest = _digest(folders, arch)
     except ValidationError as error:
         # Not the error's own text: it links to a web page for each line.
         details = "\n".join(
@@ -194,7 +216,7 @@ def load_recipe(folder: Path, *, arch: str) -> Recipe:
     except (OSError, ValueError) as error:
         raise _damaged(folder, str(error)) from error
     return Recipe(
-        folder=folder,
+        folders=folders,
         name=folder.name,
         arch=arch,
         facts=facts,
@@ -204,13 +226,19 @@ def load_recipe(folder: Path, *, arch: str) -> Recipe:
     )
 
 
-def recipe_files(folder: Path) -> list[Path]:
-    """Return the files a docker box is made from, in a fixed order; no hidden ones, no back-ups."""
-    return sorted(
-        path
+def recipe_files(*folders: Path) -> list[Path]:
+    """Return the files of a recipe in the order of their names; no hidden ones, no back-ups.
+
+    Args:
+        folders: of files with the same name, the one in the earliest folder counts.
+    """
+    found = {
+        path.name: path
+        for folder in reversed(folders)
         for path in folder.iterdir()
         if path.is_file() and not path.name.startswith(".") and not path.name.endswith("~")
-    )
+    }
+    return [found[name] for name in sorted(found)]
 
 
 def host_arch() -> str:
@@ -243,9 +271,26 @@ def _packages(text: str) -> tuple[str, ...]:
     return tuple(line for line in lines if line)
 
 
-def _digest(folder: Path, arch: str) -> str:
+def _shared(folder: Path, name: str) -> Path:
+    """Return the folder that a recipe extends."""
+    shared = folder.with_name(name)
+    if not shared.is_dir():
+        raise ValueError(f"box.toml extends {name!r}, but there is no folder {shared}")
+    if (shared / "box.toml").exists():
+        # Its own facts, and what it extends itself, would be passed over in silence.
+        raise ValueError(f"box.toml extends {name!r}, which is a recipe by itself")
+    return shared
+
+
+def _find(folders: Sequence[Path], name: str) -> Path:
+    """Return the first file or folder of a name, or where the last one should be."""
+    paths = [folder / name for folder in folders]
+    return next((path for path in paths if path.exists()), paths[-1])
+
+
+def _digest(folders: Sequence[Path], arch: str) -> str:
     digest = hashlib.sha256(f"{arch}\n".encode())
-    for path in recipe_files(folder):
+    for path in recipe_files(*folders):
         content = path.read_bytes()
         # The size keeps "ab" and "c" apart from "a" and "bc".
         digest.update(f"{path.name}\n{len(content)}\n".encode())

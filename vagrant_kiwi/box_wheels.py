@@ -47,7 +47,7 @@ def ensure_wheels(
         PhaseTimeoutError: it takes too long.
     """
     facts = recipe.facts
-    lock = (recipe.folder / "kiwi.lock").read_text("utf-8")
+    lock = recipe.lock.read_text("utf-8")
     key = hashlib.sha256(f"{lock}\n{recipe.arch} {facts.python} {facts.glibc}".encode())
     name = key.hexdigest()[:16] + (f"-kiwi-{recipe.kiwi}" if recipe.variant else "")
     target = cache / "wheels" / name
@@ -61,7 +61,7 @@ def ensure_wheels(
         raise BoxError(
             f"The recipe of the build box {recipe.name} is damaged",
             details=f"kiwi.lock does not pin {', '.join(missing)}",
-            resolution=f"Mend {recipe.folder}.",
+            resolution=f"Mend {recipe.lock}.",
         )
     with tempfile.TemporaryDirectory(prefix=half_made(recipe), dir=target.parent) as made:
         scratch = Path(made)

@@ -149,11 +149,13 @@ def small(tmp_path: Path, mirror: str, docker_client: docker.DockerClient) -> It
         "source_packages": "source_packages = []",
         "build_packages": "build_packages = []",
     }
-    text = "\n".join(changed.get(line.partition(" ")[0], line) for line in lines)
+    # Whole in its own folder.
+    kept = [line for line in lines if not line.startswith("extends")]
+    text = "\n".join(changed.get(line.partition(" ")[0], line) for line in kept)
     (folder / "box.toml").write_text(text)
     (folder / "kiwi.lock").write_text("# nothing\n")
     (folder / "packages.txt").write_text("")
-    shutil.copy(real.folder / "Dockerfile", folder)
+    shutil.copy(next(path for path in real.files if path.name == "Dockerfile"), folder)
     entry = Small(folder, tmp_path / "cache", mirror)
     entry.setup()
     yield entry

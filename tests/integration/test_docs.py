@@ -82,7 +82,7 @@ def test_the_installed_command_works_in_any_folder(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    for name in ("templates/Vagrantfile.docker.j2", "boxes/debian-bookworm/Dockerfile"):
+    for name in ("templates/Vagrantfile.docker.j2", "boxes/debian/Dockerfile"):
         assert (target / "vagrant_kiwi/data" / name).is_file()
     folder = tmp_path / "project" / "below"
     folder.mkdir(parents=True)

@@ -22,7 +22,7 @@ def test_our_own_recipe_is_sound() -> None:
     assert ours.repository == "vagrant-kiwi/debian-bookworm"
     assert len(ours.packages) == len(set(ours.packages))
     assert {"openssh-server", "sudo", "rsync", "python3-venv", "qemu-utils"} <= set(ours.packages)
-    pins = box_lock.split_lock((ours.folder / "kiwi.lock").read_text())
+    pins = box_lock.split_lock(ours.lock.read_text())
     assert pins["kiwi"].startswith("kiwi==11.1.6 --hash=sha256:")
     assert {*ours.facts.source_packages, *ours.facts.build_packages} <= pins.keys()
     assert all("--hash=sha256:" in pin for pin in pins.values())
@@ -172,6 +172,96 @@ def test_whatever_a_machines_box_is_made_from_changes_its_digest(
         seen.add(changed)
     (inner / "file~").write_text("a back-up")
     assert box_recipe.load_recipe(folder, arch="amd64").machine_digest() in seen
+
+
+# --- What recipes share ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(folder: Path) -> Path:
+    """Move all of the recipe but its facts to a folder that it extends, and return that."""
+    made = folder.with_name("shared")
+    made.mkdir()
+    for path in folder.iterdir():
+        if path.name != "box.toml":
+            path.rename(made / path.name)
+    (made / "libvirt").mkdir()
+    facts = folder / "box.toml"
+    facts.write_text(f'extends = "shared"\n{facts.read_text()}')
+    return made
+
+
+def test_a_recipe_finds_what_it_shares(shared: Path, folder: Path) -> None:
+    recipe = box_recipe.load_recipe(folder, arch="amd64")
+    assert (recipe.name, recipe.kiwi, recipe.packages) == (NAME, "11.1.6", ("sudo", "rsync"))
+    assert recipe.lock == shared / "kiwi.lock"
+    assert recipe.machine == shared / "libvirt"
+    assert recipe.additions == shared / "variant"
+    assert recipe.files == [
+        shared / "Dockerfile",
+        folder / "box.toml",
+        shared / "kiwi.lock",
+        shared / "packages.txt",
+    ]
+    with pytest.raises(BoxError, match="There is no build box named 'shared'") as caught:
+        box_recipe.find_recipe("shared", boxes=folder.parent)
+    assert caught.value.details == f"known: {NAME}"
+
+
+def test_what_is_a_recipe_s_own_goes_before_what_it_shares(shared: Path, folder: Path) -> None:
+    (folder / "packages.txt").write_text("own\n")
+    (folder / "kiwi.lock").write_text("kiwi==1.2.3 --hash=sha256:aa\n")
+    (folder / "libvirt").mkdir()
+    recipe = box_recipe.load_recipe(folder, arch="amd64")
+    assert (recipe.packages, recipe.kiwi) == (("own",), "1.2.3")
+    assert recipe.machine == folder / "libvirt"
+    assert [path.parent.name for path in recipe.files] == ["shared", NAME, NAME, NAME]
+
+
+def test_the_digest_covers_what_is_shared_and_what_is_not(shared: Path, folder: Path) -> None:
+    def digests() -> tuple[str, str]:
+        recipe = box_recipe.load_recipe(folder, arch="amd64")
+        return recipe.digest, recipe.machine_digest()
+
+    seen = {digests()}
+    for path in (
+        folder / "box.toml",
+        shared / "packages.txt",
+        shared / "new.sh",
+        folder / "packages.txt",
+    ):
+        with path.open("a") as stream:
+            stream.write("# more\n")
+        seen.add(digests())
+    assert len({docker for docker, _ in seen}) == len({machine for _, machine in seen}) == 5
+    (shared / "libvirt" / "config.sh").write_text("true")
+    assert digests() not in seen
+    # It does not reach the box any more.
+    before = digests()
+    (shared / "packages.txt").write_text("other\n")
+    assert digests() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "details"),
+    [
+        ("../shared", "extends: String should match"),
+        ("/etc", "extends: String should match"),
+        ("..", "extends: String should match"),
+        ("", "extends: String should match"),
+        ("other", "there is no folder"),
+        (NAME, "is a recipe by itself"),
+    ],
+)
+def test_a_recipe_shares_one_plain_folder_beside_it(
+    shared: Path, folder: Path, name: str, details: str
+) -> None:
+    facts = folder / "box.toml"
+    facts.write_text(facts.read_text().replace('extends = "shared"', f'extends = "{name}"'))
+    with pytest.raises(BoxError) as caught:
+        box_recipe.load_recipe(folder, arch="amd64")
+    assert caught.value.code == 5
+    assert details in caught.value.details
 
 
 # --- Another version of KIWI -------------------------------------------------------------------
