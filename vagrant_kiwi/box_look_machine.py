@@ -1,0 +1,317 @@
+"""Looks into a libvirt box: into the file systems of its disks.
+
+As an ordinary user: nothing is mounted and no machine started, because the box may not be trusted.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import os
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from vagrant_kiwi import box_look, disk_layout
+from vagrant_kiwi.box_verify import Look
+from vagrant_kiwi.deadline import Deadline
+from vagrant_kiwi.disk_layout import LayoutError, Partition, ReadAt
+from vagrant_kiwi.errors import BoxError, PreflightError
+from vagrant_kiwi.ext_files import Debugfs, ExtError, read_tree
+from vagrant_kiwi.process import Runner
+from vagrant_kiwi.tar_forward import CHUNK, DAMAGES, Forward, members
+
+#: Each program with the Debian package that has it.
+_PROGRAMS = {"qemu-img": "qemu-utils", "debugfs": "e2fsprogs"}
+#: Debian keeps programs for file systems where an ordinary user's PATH does not lead to.
+_SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
+
+_QCOW2 = b"QFI\xfb"
+_GZIP = b"\x1f\x8b"
+_PASSWD = "/etc/passwd"  # noqa: S105 # no password
+
+#: Bytes that stay free on the disk we work on.
+_SPARE = 2**28
+#: Bytes that one qemu-img may say.
+_OUTPUT = 2**26
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What looking takes: the tools, a folder of our own, and when it must be done."""
+
+    runner: Runner
+    programs: Mapping[str, str]
+    folder: Path
+    deadline: Deadline
+    update: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was found in a part of a box; ``has_users`` if the system's users are there."""
+
+    name: str
+    look: Look
+    has_users: bool = False
+
+
+def look_machine(
+    file: Path,
+    runner: Runner,
+    *,
+    scratch: Path,
+    deadline: Deadline,
+    update: Callable[[str], None],
+) -> Look:
+    """Look into a box for libvirt.
+
+    Args:
+        file: the box as Vagrant packs it (a tar archive, with gzip or without), or one of its
+            disks (qcow2).
+        runner: starts qemu-img and debugfs.
+        scratch: a folder with room for a disk of the box, unpacked; nothing of ours stays there.
+        deadline: when it must be done.
+        update: told what happens.
+
+    Returns:
+        What is in its file systems. One that is not ext2, ext3 or ext4 is ``unread``.
+
+    Raises:
+        BoxError: it is no box, or a damaged one, or one that refers to files outside of it.
+        PreflightError: a program is missing, or room.
+        PhaseTimeoutError: it takes too long.
+    """
+    programs = _programs(runner.environment)
+    try:
+        with tempfile.TemporaryDirectory(prefix="look-", dir=scratch.absolute()) as folder:
+            work = _Work(runner, programs, Path(folder), deadline, update)
+            parts = [
+                part
+                for number, disk in enumerate(_disks(file.absolute(), work), start=1)
+                for part in _look_disk(disk, number, work)
+            ]
+    except (*DAMAGES, zlib.error, gzip.BadGzipFile) as error:
+        raise _unusable(file, f"neither a disk nor a whole archive with disks: {error}") from error
+    except OSError as error:
+        raise BoxError(f"{file} cannot be looked into", details=str(error)) from error
+    if not parts:
+        raise _unusable(file, "no disk of the format qcow2 is in it")
+    return combine(parts)
+
+
+def combine(parts: Sequence[Part]) -> Look:
+    """Return what was found in several parts as one.
+
+    Paths say in which part they are, where more than one has something.
+    """
+    several = sum(replace(part.look, unread=()) != Look() for part in parts) > 1
+
+    def name(part: Part, path: str) -> str:
+        return f"{part.name}: {path}" if several else path
+
+    looks = [part.look for part in parts]
+    unread = [f"{part.name}: {reason}" for part in parts for reason in part.look.unread]
+    if not unread and not any(part.has_users for part in parts):
+        unread.append(f"no file system that could be read has {_PASSWD}")
+    return Look(
+        host_keys=tuple(name(part, key) for part in parts for key in part.look.host_keys),
+        machine_id=next((look.machine_id for look in looks if look.machine_id is not None), None),
+        authorized_keys=tuple(
+            (name(part, file), line) for part in parts for file, line in part.look.authorized_keys
+        ),
+        key_sources=tuple(line for look in looks for line in look.key_sources),
+        kiwis=tuple(
+            (name(part, folder), version) for part in parts for folder, version in part.look.kiwis
+        ),
+        random_seed=any(look.random_seed for look in looks),
+        unread=tuple(unread),
+    )
+
+
+def check_qcow2(file: Path, header: bytes) -> int:
+    """See that a disk stands alone, before QEMU's programs open it.
+
+    They would read whatever file of this host the disk names as what lies below it, and take its
+    content into what we look at.
+
+    Args:
+        file: the disk, for the error.
+        header: its first 80 bytes.
+
+    Returns:
+        How many snapshots are in it.
+
+    Raises:
+        BoxError: it does not, or it is no such disk.
+    """
+    # QEMU's docs/interop/qcow2.txt, "Header".
+    if len(header) < 80:
+        raise _unusable(file, "its disk is cut short")
+    magic, version, backing = struct.unpack_from(">4sIQ", header)
+    (encrypted,) = struct.unpack_from(">I", header, 32)
+    snapshots, _, features = struct.unpack_from(">IQQ", header, 60)
+    if magic != _QCOW2 or version not in (2, 3):
+        raise _unusable(file, "its disk is not of the format qcow2, version 2 or 3")
+    if backing:
+        raise _unusable(file, "its disk names a file below it (backing file)")
+    if version == 3 and features & 0x4:
+        raise _unusable(file, "its disk has its data in another file")
+    if encrypted:
+        raise _unusable(file, "its disk is encrypted")
+    return int(snapshots)
+
+
+def _unusable(file: Path, why: str) -> BoxError:
+    return BoxError(f"{file} is no box that can be looked into", details=why)
+
+
+def _programs(environment: Mapping[str, str]) -> dict[str, str]:
+    path = f"{environment.get('PATH', os.defpath)}:{_SYSTEM}"
+    found = {name: shutil.which(name, path=path) for name in _PROGRAMS}
+    missing = [name for name, place in found.items() if place is None]
+    if missing:
+        raise PreflightError(
+            f"Not installed: {', '.join(missing)}",
+            details=f"looked for in {path}",
+            resolution=f"sudo apt-get install {' '.join(_PROGRAMS[name] for name in missing)}",
+        )
+    return {name: place for name, place in found.items() if place is not None}
+
+
+# --- The box -----------------------------------------------------------------------------------
+
+
+def _disks(file: Path, work: _Work) -> Iterator[Path]:
+    """Yield the disks of a box one after the other; those from an archive are gone afterwards."""
+    with file.open("rb") as stream:
+        head = stream.read(4)
+        stream.seek(0)
+        if head == _QCOW2:
+            yield file
+            return
+        work.update("unpacking the box")
+        read = gzip.GzipFile(fileobj=stream).read if head.startswith(_GZIP) else stream.read
+        for archive, member in members(Forward(read)):
+            content = archive.extractfile(member) if member.isreg() else None
+            # By its first bytes, not by its name: metadata.json may come after the disks.
+            if content is None or content.read(len(_QCOW2)) != _QCOW2:
+                continue
+            _check_room(work.folder, member.size)
+            disk = work.folder / "disk.qcow2"
+            with disk.open("wb") as target:
+                target.write(_QCOW2)
+                _copy(content, target, work.deadline)
+            yield disk
+            disk.unlink()
+        # The checksum of all stands at the end of gzip's.
+        while read(CHUNK):
+            work.deadline.left()
+
+
+def _copy(source: IO[bytes], target: IO[bytes], deadline: Deadline) -> None:
+    while chunk := source.read(CHUNK):
+        deadline.left()
+        target.write(chunk)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free - _SPARE < needed:
+        raise PreflightError(
+            "There is no room to look into the box",
+            details=f"{folder.parent}: it takes {needed // 10**6} MB, {free // 10**6} MB are free",
+            resolution="Make room there.",
+        )
+
+
+# --- A disk ------------------------------------------------------------------------------------
+
+
+def _look_disk(disk: Path, number: int, work: _Work) -> Iterator[Part]:
+    # Most boxes have one disk: of that, nothing needs to be said.
+    prefix = f"disk {number}, " if number > 1 else ""
+    with disk.open("rb") as stream:
+        snapshots = check_qcow2(disk, stream.read(80))
+    yield Part(
+        f"{prefix}the disk", Look(unread=(f"{snapshots} snapshots of it",) if snapshots else ())
+    )
+    used = _used(disk, work)
+    _check_room(work.folder, sum(end - start for start, end in used))
+    work.update("unpacking its disk")
+    raw = work.folder / "disk.raw"
+    # Sparse, and with the format given: it is nobody's guess.
+    _qemu_img(disk, work, "convert", "-f", "qcow2", "-O", "raw", str(disk), str(raw))
+    with raw.open("rb") as stream:
+        read = functools.partial(_read_at, stream.fileno())
+        try:
+            found = disk_layout.partitions(read, raw.stat().st_size)
+        except LayoutError as error:
+            yield Part(f"{prefix}the disk", Look(unread=(str(error),)))
+            found = ()
+        for partition in found:
+            start, end = partition.start, partition.start + partition.size
+            if any(first < end and start < last for first, last in used):
+                part = _look_partition(read, partition, raw, work)
+                yield replace(part, name=f"{prefix}{part.name}")
+    raw.unlink()
+
+
+def _used(disk: Path, work: _Work) -> list[tuple[int, int]]:
+    """Return where a disk has data, as pairs of first byte and end; the rest are zeros."""
+    said = _qemu_img(disk, work, "map", "-f", "qcow2", "--output=json", str(disk))
+    try:
+        return [
+            (int(extent["start"]), int(extent["start"]) + int(extent["length"]))
+            for extent in json.loads(said)
+            if extent["data"] and not extent["zero"]
+        ]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _unusable(disk, f"qemu-img map: {error}") from error
+
+
+def _qemu_img(disk: Path, work: _Work, *words: str) -> bytes:
+    said = 0
+
+    def limited(chunk: bytes) -> None:
+        nonlocal said
+        said += len(chunk)
+        if said > _OUTPUT:
+            raise _unusable(disk, "its disk is in too many pieces")
+
+    with work.deadline.named():
+        result = work.runner.run(
+            (work.programs["qemu-img"], *words),
+            timeout=work.deadline.left(),
+            on_output=limited,
+        )
+    if not result.ok:
+        raise _unusable(disk, result.tail())
+    return result.output
+
+
+def _read_at(handle: int, offset: int, size: int) -> bytes:
+    return os.pread(handle, size, offset)
+
+
+def _look_partition(read: ReadAt, partition: Partition, raw: Path, work: _Work) -> Part:
+    held = disk_layout.content(read, partition)
+    if held != disk_layout.EXT:
+        return Part(partition.name, Look(unread=(held,) if held else ()))
+    work.update(f"looking into {partition.name}")
+    debugfs = Debugfs(work.runner, work.programs["debugfs"], raw, partition.start, work.deadline)
+    try:
+        tree = read_tree(debugfs)
+        look = box_look.look_into(tree)
+    except ExtError as error:
+        return Part(partition.name, Look(unread=(str(error),)))
+    unread = [*tree.damage[:10], *look.unread]
+    if disk_layout.has_open_journal(read, partition):
+        unread.insert(0, "it was in use when the box was made: its journal holds changes")
+    return Part(partition.name, replace(look, unread=tuple(unread)), _PASSWD in tree.entries)
