@@ -133,9 +133,7 @@ class Part:
         self.size = 0
         version = place.known()
         there = place.part.stat().st_size if place.part.exists() else 0
-        fits = version is not None and version.validator is not None
-        if version is not None and version.size is not None and version.size < there:
-            fits = False
+        fits = version is not None and (version.size is None or version.size >= there)
         if there and fits:
             self.version, self.glued, self.size = version, True, there
             self._sum = sum_of(place.part, progress)
