@@ -20,7 +20,8 @@ import docker
 import pytest
 
 from tests.integration import host
-from tests.integration.cli import Project, finish, wait_until
+from tests.integration.cli import Project, finish
+from tests.integration.registry import free_port, registry
 from tests.integration.stand_in import BUSY, STAND_IN, describe, start_busy
 from vagrant_kiwi.guests import docker as docker_guests
 
@@ -123,39 +124,6 @@ def test_a_kept_guest_says_how_to_enter_it(
 
 
 # --- images of a registry ---------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def registry(folder: Path, port: int) -> Iterator[None]:
-    """Run a real registry."""
-    (folder / "registry.yml").write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: "
-        f"'{folder}/data'}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-    process = subprocess.Popen(
-        ["docker-registry", "serve", folder / "registry.yml"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_until(lambda: _answers(port), what="the registry answers", timeout=30)
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_images_of_a_registry_are_pulled_as_the_policy_says(

@@ -201,6 +201,7 @@ class FakeDocker:
     def __init__(self, **streams: FakeResponse | Exception) -> None:
         self.streams = streams
         self.posts: list[tuple[str, dict[str, Any], bytes]] = []
+        self.headers: list[dict[str, str]] = []
         self.held: list[FakeImage] = []
         self.running: list[FakeContainer] = []
         self.pruned: list[dict[str, Any]] = []
@@ -223,9 +224,11 @@ class FakeDocker:
         assert options["timeout"][1] > 0
         path = url.removeprefix("http+docker://localhost/v1.41/")
         params = dict(options["params"])
-        body = options["data"].read() if options["data"] is not None else b""
+        body = b"".join(options["data"] or ())
         self.posts.append((path, params, body))
-        name = {"build": "build"}.get(path) or ("pull" if "fromImage" in params else "load")
+        self.headers.append(dict(options["headers"] or {}))
+        name = "push" if path.endswith("/push") else "build" if path == "build" else "load"
+        name = "pull" if "fromImage" in params else name
         answer = self.streams[name]
         if isinstance(answer, Exception):
             raise answer

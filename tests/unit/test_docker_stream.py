@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import time
 from collections.abc import Callable, Iterator
 from typing import cast
 
+import docker
+import docker.auth
 import pytest
 import requests
 import requests.exceptions
@@ -87,6 +90,122 @@ def test_a_stream_that_ends_badly_is_an_error(response: FakeResponse, message: s
     with pytest.raises(docker_stream.DockerStreamError, match=message):
         run_build(FakeDocker(build=response), lambda _: None)
     assert response.closed
+
+
+def run_load(fake: FakeDocker, log: Callable[[str], None] = lambda _: None) -> str:
+    return docker_stream.load(fake.as_client(), [b"arch", b"ive"], log=log, deadline=soon())
+
+
+@pytest.mark.parametrize("said", [f"Loaded image ID: {IMAGE}\n", f"Loaded image: {IMAGE[7:]}"])
+def test_a_load_names_its_image(said: str) -> None:
+    progress = {"status": "Loading layer", "progressDetail": {"current": 1}, "id": "a"}
+    fake = FakeDocker(load=stream(progress, {"stream": said}))
+    log: list[str] = []
+    assert run_load(fake, log.append) == IMAGE
+    assert log == [said.strip()]
+    # Quiet, it would look as if it stood still.
+    assert fake.posts == [("images/load", {"quiet": "0"}, b"archive")]
+
+
+@pytest.mark.parametrize(
+    ("event", "match"),
+    [
+        ({"stream": "Loaded image: debian:bookworm\n"}, "without naming an image"),
+        ({"stream": "nothing\n"}, "without naming an image"),
+        ({"error": "no space left on device"}, "no space left"),
+    ],
+)
+def test_a_load_that_ends_badly(event: dict[str, object], match: str) -> None:
+    with pytest.raises(docker_stream.DockerStreamError, match=match):
+        run_load(FakeDocker(load=stream(event)))
+
+
+def test_an_archive_is_sent_only_while_there_is_time() -> None:
+    late = Deadline(what="Loading", limit=1, at=time.monotonic() + 0.05)
+
+    def slowly() -> Iterator[bytes]:
+        yield b"one"
+        time.sleep(0.1)
+        yield b"two"
+
+    with pytest.raises(PhaseTimeoutError):
+        docker_stream.load(
+            FakeDocker(load=stream()).as_client(), slowly(), log=lambda _: None, deadline=late
+        )
+
+
+def test_an_import_takes_further_instructions() -> None:
+    fake = FakeDocker(load=stream({"status": IMAGE}))
+    made = docker_stream.import_tar(
+        fake.as_client(),
+        io.BytesIO(b"t" * 1_000_000),
+        labels={"a": 'b "c"'},
+        changes=["EXPOSE 22"],
+        log=lambda _: None,
+        deadline=soon(),
+    )
+    assert made == IMAGE
+    ((path, params, body),) = fake.posts
+    assert path == "images/create"
+    assert params["changes"] == ['LABEL a="b \\"c\\""', "EXPOSE 22"]
+    assert body == b"t" * 1_000_000
+
+
+DIGEST = "sha256:" + "d" * 64
+
+
+def run_push(fake: FakeDocker, image: str) -> str:
+    return docker_stream.push(fake.as_client(), image, stall=9, log=lambda _: None, deadline=soon())
+
+
+@pytest.mark.parametrize(
+    ("image", "path", "tag"),
+    [
+        ("registry.example.com:5000/team/box:1", "registry.example.com:5000/team/box", "1"),
+        ("registry.example.com/box", "registry.example.com/box", "latest"),
+    ],
+)
+def test_a_push_returns_the_digest(image: str, path: str, tag: str) -> None:
+    events = ({"status": "Preparing", "id": "a"}, {"aux": {"Tag": tag, "Digest": DIGEST}})
+    fake = FakeDocker(push=stream(*events, {"aux": {"Size": 1}}))
+    assert run_push(fake, image) == DIGEST
+    # One tag, never all of them.
+    assert fake.posts == [(f"images/{path}/push", {"tag": tag}, b"")]
+    assert json.loads(base64.urlsafe_b64decode(fake.headers[0]["X-Registry-Auth"])) == {}
+
+
+def test_a_push_brings_the_login() -> None:
+    fake = FakeDocker(push=stream({"aux": {"Digest": DIGEST}}))
+    login = {"username": "me", "password": "secret"}
+    fake._auth_configs = docker.auth.AuthConfig({"auths": {"registry.example.com": login}})
+    assert run_push(fake, "registry.example.com/box:1") == DIGEST
+    assert json.loads(base64.urlsafe_b64decode(fake.headers[0]["X-Registry-Auth"])) == login
+
+
+@pytest.mark.parametrize(
+    ("events", "match"),
+    [
+        (({"errorDetail": {}, "error": "no basic auth credentials"},), "no basic auth credentials"),
+        (({"status": "done"},), "without the image's digest"),
+        (({"aux": {"Digest": "latest"}},), "without the image's digest"),
+    ],
+)
+def test_a_push_that_ends_badly(events: tuple[dict[str, object], ...], match: str) -> None:
+    with pytest.raises(docker_stream.DockerStreamError, match=match):
+        run_push(FakeDocker(push=stream(*events)), "registry.example.com/box:1")
+
+
+def test_a_login_that_cannot_be_had() -> None:
+    fake = FakeDocker()
+    fake._auth_configs = docker.auth.AuthConfig(
+        {"credHelpers": {"registry.example.com": "not-installed"}}
+    )
+    # It says it on its own account, too.
+    with (
+        pytest.warns(UserWarning, match="docker-credential-not-installed"),
+        pytest.raises(docker_stream.DockerStreamError, match=r"cannot be had.*not-installed"),
+    ):
+        run_push(fake, "registry.example.com/box:1")
 
 
 def test_an_exception_in_the_middle_closes_the_connection() -> None:
