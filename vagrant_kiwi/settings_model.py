@@ -35,6 +35,12 @@ def _trust_or_path(value: object, info: ValidationInfo) -> object:
     return value if value == "trust" else _host_path(value, info)
 
 
+def _url_or_path(value: object, info: ValidationInfo) -> object:
+    if isinstance(value, str) and re.match(r"https?://", value):
+        return value
+    return _host_path(value, info)
+
+
 def _address(value: str) -> str:
     # Addresses of IPv6 have two at least.
     if value.count(":") == 1:
@@ -91,6 +97,7 @@ PlainPath = Annotated[
     StringConstraints(strict=True, pattern=r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"),
 ]
 HostPath = Annotated[Path, BeforeValidator(_host_path)]
+UrlOrPath = Annotated[str | Path, BeforeValidator(_url_or_path)]
 # A name or an address; ssh would take one with a "-" in front for an option.
 Address = Annotated[
     str,
@@ -110,7 +117,7 @@ Switch = Annotated[bool, Strict()]
 Seconds = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 
 
-def _setting(
+def setting(
     default: Any, about: str, allowed: str, *, kind: Kind = "text", secret: bool = False
 ) -> Any:
     """Declare a setting: default, what it does, what it may be, how text stands for it.
@@ -126,11 +133,11 @@ def _setting(
 
 
 def _seconds(default: float, about: str) -> Any:
-    return _setting(default, about, "a number of seconds above 0", kind="number")
+    return setting(default, about, "a number of seconds above 0", kind="number")
 
 
 def _switch(*, default: bool, about: str) -> Any:
-    return _setting(default, about, "true or false", kind="switch")
+    return setting(default, about, "true or false", kind="switch")
 
 
 _TEXT = "text on one line (in quotes where it looks like a number or a date)"
@@ -144,17 +151,19 @@ _PORT = "a whole number from 1 to 65535"
 _JUMP = "[USER@]NAME[:PORT]"
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """What all models here have in common."""
+
     # pydantic's own text would show the values, and so the passwords.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class SyncEntry(_Model):
+class SyncEntry(Model):
     """Data that is copied into the guest before KIWI runs."""
 
-    source: HostPath = _setting(..., "File or folder on this host", _HOST_PATH)
-    target: GuestPath = _setting(..., "Where it goes in the guest", _GUEST_PATH)
-    exclude: tuple[Text, ...] = _setting(
+    source: HostPath = setting(..., "File or folder on this host", _HOST_PATH)
+    target: GuestPath = setting(..., "Where it goes in the guest", _GUEST_PATH)
+    exclude: tuple[Text, ...] = setting(
         (), "rsync patterns of what is left out", "a list of rsync patterns", kind="list"
     )
     delete: Switch = _switch(
@@ -162,7 +171,7 @@ class SyncEntry(_Model):
     )
 
 
-class Timeouts(_Model):
+class Timeouts(Model):
     """How long each phase may take."""
 
     box: Seconds = _seconds(3600.0, "Making or finding the build box")
@@ -173,160 +182,160 @@ class Timeouts(_Model):
     destroy: Seconds = _seconds(300.0, "Removing the guest")
 
 
-class DockerSettings(_Model):
+class DockerSettings(Model):
     """What only docker guests have."""
 
-    create_args: tuple[Text, ...] = _setting(
+    create_args: tuple[Text, ...] = setting(
         (),
         "More arguments for docker run; they can weaken the guest's isolation",
         "a list of arguments",
         kind="list",
         secret=True,
     )
-    pull: Literal["missing", "always", "never"] = _setting(
+    pull: Literal["missing", "always", "never"] = setting(
         "missing",
         "When a box that is an image of a registry is pulled; ours are made on this host",
         "missing, always, never",
     )
 
 
-class HostEntry(_Model):
+class HostEntry(Model):
     """One of several machines; what it leaves out is taken from ``host``."""
 
-    address: Address = _setting(..., "Name or address", _ADDRESS)
-    port: Port | None = _setting(None, "Port of sshd", _PORT, kind="number")
-    user: User | None = _setting(None, "Who logs in", _USER)
-    identity_file: HostPath | None = _setting(None, "Private key", _HOST_PATH)
-    known_hosts: HostPath | None = _setting(None, "File with the machine's key", _HOST_PATH)
-    jump: Jump | None = _setting(None, "Machine to go through", _JUMP)
+    address: Address = setting(..., "Name or address", _ADDRESS)
+    port: Port | None = setting(None, "Port of sshd", _PORT, kind="number")
+    user: User | None = setting(None, "Who logs in", _USER)
+    identity_file: HostPath | None = setting(None, "Private key", _HOST_PATH)
+    known_hosts: HostPath | None = setting(None, "File with the machine's key", _HOST_PATH)
+    jump: Jump | None = setting(None, "Machine to go through", _JUMP)
 
 
-class HostSettings(_Model):
+class HostSettings(Model):
     """An existing machine that is built on, over ssh."""
 
-    address: Address | None = _setting(None, "Name or address of the machine", _ADDRESS)
-    port: Port = _setting(22, "Port of its sshd", _PORT, kind="number")
-    user: User | None = _setting(
+    address: Address | None = setting(None, "Name or address of the machine", _ADDRESS)
+    port: Port = setting(22, "Port of its sshd", _PORT, kind="number")
+    user: User | None = setting(
         None, "Who logs in there, with sudo without a password; else your own name", _USER
     )
-    identity_file: HostPath | None = _setting(
+    identity_file: HostPath | None = setting(
         None, "Private key to log in with; else ssh's own choice, your agent included", _HOST_PATH
     )
-    known_hosts: HostPath | None = _setting(
+    known_hosts: HostPath | None = setting(
         None, "File with the machine's key; else your own and the system's", _HOST_PATH
     )
-    jump: Jump | None = _setting(None, "Machine to go through; its key must be known, too", _JUMP)
-    host_key: Literal["known", "accept-new"] = _setting(
+    jump: Jump | None = setting(None, "Machine to go through; its key must be known, too", _JUMP)
+    host_key: Literal["known", "accept-new"] = setting(
         "known",
         "known: the machine's key must be in known_hosts; accept-new: the first one seen is added",
         "known, accept-new",
     )
-    folder: PlainPath = _setting(
+    folder: PlainPath = setting(
         "/var/lib/vagrant-kiwi",
         "Where runs keep their data there, on a local disk",
         "an absolute path of letters, digits and / . _ -",
     )
 
 
-class LibvirtSettings(_Model):
+class LibvirtSettings(Model):
     """What only libvirt guests have: virtual machines that live for one build."""
 
     uri: Annotated[
         str, StringConstraints(strict=True, pattern=r"^qemu(\+[a-z0-9]+)?://[!-~]*$")
-    ] = _setting(
+    ] = setting(
         "qemu:///system",
         "Where libvirt is: qemu:///system, qemu:///session, qemu+ssh://USER@HOST/system",
         "a connection URI that begins with qemu",
     )
-    accel: Literal["auto", "kvm", "tcg"] = _setting(
+    accel: Literal["auto", "kvm", "tcg"] = setting(
         "auto",
         "kvm: the processor's own virtualisation; tcg: emulation, ten times slower; auto: kvm "
         "where it can be used",
         "auto, kvm, tcg",
     )
-    memory: Annotated[int, Strict(), Field(ge=512)] = _setting(
+    memory: Annotated[int, Strict(), Field(ge=512)] = setting(
         3072, "Memory of the guest in MiB", "a whole number from 512", kind="number"
     )
-    cpus: Annotated[int, Strict(), Field(ge=1)] | None = _setting(
+    cpus: Annotated[int, Strict(), Field(ge=1)] | None = setting(
         None,
         "Processors of the guest; else as many as the host has, and 8 at most",
         "a whole number from 1",
         kind="number",
     )
-    cpu_mode: Literal["host-passthrough", "host-model", "maximum", "custom"] | None = _setting(
+    cpu_mode: Literal["host-passthrough", "host-model", "maximum", "custom"] | None = setting(
         None,
         "Kind of processor; else host-passthrough with kvm, maximum (all QEMU has) with tcg",
         "host-passthrough, host-model, maximum, custom",
     )
-    cpu_model: Word | None = _setting(
+    cpu_model: Word | None = setting(
         None, "Processor model where cpu_mode is custom; x86-64-v2 at least, or KIWI dies", _WORD
     )
-    machine_type: Word | None = _setting(None, "QEMU's machine type; else libvirt's own", _WORD)
-    arch: Word | None = _setting(None, "Architecture of the guest; else the host's", _WORD)
-    disk: Annotated[int, Strict(), Field(ge=20)] = _setting(
+    machine_type: Word | None = setting(None, "QEMU's machine type; else libvirt's own", _WORD)
+    arch: Word | None = setting(None, "Architecture of the guest; else the host's", _WORD)
+    disk: Annotated[int, Strict(), Field(ge=20)] = setting(
         40,
         "Size of the guest's disk in GiB; it takes only what is written to it",
         "a whole number from 20",
         kind="number",
     )
-    disk_bus: Literal["virtio", "scsi"] = _setting(
+    disk_bus: Literal["virtio", "scsi"] = setting(
         "virtio", "How the disk is attached; the box has drivers for these", "virtio, scsi"
     )
-    disk_cache: Literal["none", "writethrough", "writeback", "directsync", "unsafe"] = _setting(
+    disk_cache: Literal["none", "writethrough", "writeback", "directsync", "unsafe"] = setting(
         "unsafe",
         "Cache mode of the disk; unsafe never waits for the host's disk, and a guest that a crash "
         "of the host takes along is thrown away anyway",
         "none, writethrough, writeback, directsync, unsafe",
     )
-    pool: FileName = _setting("default", "Storage pool for the guest's disk", _FILE_NAME)
-    network: FileName = _setting(
+    pool: FileName = setting("default", "Storage pool for the guest's disk", _FILE_NAME)
+    network: FileName = setting(
         "default", "Network of the guest; libvirt gives it an address there", _FILE_NAME
     )
 
 
-class KiwiSettings(_Model):
+class KiwiSettings(Model):
     """Options of kiwi-ng that stand before its command."""
 
-    type: Word | None = _setting(None, "Image type to build; else the description's primary", _WORD)
-    profiles: tuple[Word, ...] = _setting(
+    type: Word | None = setting(None, "Image type to build; else the description's primary", _WORD)
+    profiles: tuple[Word, ...] = setting(
         (), "Profiles of the description to build", "a list of profile names", kind="list"
     )
-    kiwi_file: FileName | None = _setting(
+    kiwi_file: FileName | None = setting(
         None, "Name of the description's file, where the folder holds several", _FILE_NAME
     )
-    setenv: tuple[Assignment, ...] = _setting(
+    setenv: tuple[Assignment, ...] = setting(
         (),
         "Environment of the build, as kiwi-ng --setenv takes it",
         "a list of NAME=VALUE",
         kind="list",
         secret=True,
     )
-    shared_cache_dir: GuestPath | None = _setting(None, "Package cache", _GUEST_PATH)
-    temp_dir: GuestPath | None = _setting(None, "Folder for temporary files", _GUEST_PATH)
-    target_arch: Word | None = _setting(None, "Architecture of the image", _WORD)
-    loglevel: Annotated[int, Strict(), Field(ge=0, le=50)] | None = _setting(
+    shared_cache_dir: GuestPath | None = setting(None, "Package cache", _GUEST_PATH)
+    temp_dir: GuestPath | None = setting(None, "Folder for temporary files", _GUEST_PATH)
+    target_arch: Word | None = setting(None, "Architecture of the image", _WORD)
+    loglevel: Annotated[int, Strict(), Field(ge=0, le=50)] | None = setting(
         None,
         "How much KIWI logs: 10 debug, 20 info, 30 warning, 40 error, 50 critical",
         "a whole number from 0 to 50",
         kind="number",
     )
-    config: HostPath | None = _setting(None, "KIWI's own settings file", _HOST_PATH)
+    config: HostPath | None = setting(None, "KIWI's own settings file", _HOST_PATH)
 
 
-class BundleSettings(_Model):
+class BundleSettings(Model):
     """What ``kiwi-ng result bundle`` does with a good image."""
 
     enabled: Switch = _switch(default=True, about="Bundle the result")
-    id: FileName | None = _setting(
+    id: FileName | None = setting(
         None, "Added to the version in the file names; else the run's id", _FILE_NAME
     )
-    format: FileName | None = _setting(None, "Pattern of the file names, such as %N-%v", _FILE_NAME)
+    format: FileName | None = setting(None, "Pattern of the file names, such as %N-%v", _FILE_NAME)
     compress: Switch = _switch(default=True, about="Compress the image")
-    zsync_source: Word | None = _setting(None, "URL of the image for zsync", "a URL", secret=True)
+    zsync_source: Word | None = setting(None, "URL of the image for zsync", "a URL", secret=True)
     package_as_rpm: Switch = _switch(default=False, about="Wrap the bundle in an RPM package")
 
 
-class Settings(_Model):
+class Settings(Model):
     """All settings, merged and valid; paths are absolute when they come from ``load``.
 
     Dumping it shows passwords that ``mirrors``, ``kiwi.setenv``, ``docker.create_args`` and
@@ -334,65 +343,65 @@ class Settings(_Model):
     """
 
     provider: Annotated[str, StringConstraints(strict=True, pattern=r"^[a-z0-9][a-z0-9_-]*$")] = (
-        _setting(
+        setting(
             "docker",
             "Where images are built: docker, libvirt, docker-direct (without Vagrant), host (an "
             "existing machine), or the name of a Vagrantfile.<name>.j2",
             "lower-case letters, digits, - and _, a letter or digit first",
         )
     )
-    description: HostPath | None = _setting(
+    description: HostPath | None = setting(
         None, "Folder of the KIWI description that build takes by default", _HOST_PATH
     )
-    box: Text | None = _setting(
+    box: Text | None = setting(
         None,
         "Build box; else the provider's own; for docker also an image, as in "
         "registry.example.com/kiwi:1",
         _TEXT,
     )
-    kiwi_version: Word | None = _setting(
+    kiwi_version: Word | None = setting(
         None, "Version of KIWI in the box; a box with another one is made once and kept", _WORD
     )
     vagrantfile: Annotated[Literal["trust"] | Path, BeforeValidator(_trust_or_path)] | None = (
-        _setting(
+        setting(
             None,
             "Vagrantfile of your own, which runs code on this host: its path, or trust for the one "
             "beside the description",
             "trust, or a path on this host",
         )
     )
-    state_dir: HostPath = _setting(
+    state_dir: HostPath = setting(
         Path(".vagrant-kiwi"), "Folder for guests, logs and results", _HOST_PATH
     )
-    target_dir: HostPath | None = _setting(
+    target_dir: HostPath | None = setting(
         None, "Folder for results; else result in state_dir", _HOST_PATH
     )
-    result_format: Literal["files", "tar"] = _setting(
+    result_format: Literal["files", "tar"] = setting(
         "files", "tar: the result's files, and one build_results.tar with all of them", "files, tar"
     )
-    keep: Literal["never", "failed", "always"] = _setting(
+    keep: Literal["never", "failed", "always"] = setting(
         "never", "When the guest is left in place after a build", "never, failed, always"
     )
-    isolation: Literal["auto", "privileged"] = _setting(
+    isolation: Literal["auto", "privileged"] = setting(
         "auto",
         "auto gives a guest the least rights its image type needs; privileged gives it the host",
         "auto, privileged",
     )
-    sync: tuple[SyncEntry, ...] = _setting(
+    sync: tuple[SyncEntry, ...] = setting(
         (),
         "Data that is copied into the guest before KIWI runs",
         "a list of mappings with source, target, exclude and delete (on the command line: "
         "SOURCE:/TARGET)",
         kind="list",
     )
-    provision: tuple[HostPath, ...] = _setting(
+    provision: tuple[HostPath, ...] = setting(
         (),
         "Scripts that run in the guest before KIWI, in this order",
         "a list of paths on this host",
         kind="list",
     )
     mirrors: Annotated[Literal["auto", "off"] | dict[str, str], BeforeValidator(_mirrors)] = (
-        _setting(
+        setting(
             "auto",
             "auto: where a repository does not answer, the host's own mirror of the same "
             "distribution; off: never; or a map of URL prefixes to their replacements",
@@ -401,9 +410,15 @@ class Settings(_Model):
             secret=True,
         )
     )
-    template_dirs: tuple[HostPath, ...] = _setting(
+    template_dirs: tuple[HostPath, ...] = setting(
         (),
         "Folders with own Vagrantfile templates, best first",
+        "a list of paths on this host",
+        kind="list",
+    )
+    catalogs: tuple[HostPath, ...] = setting(
+        (),
+        "Catalogues with own build boxes, best first; ours comes after them",
         "a list of paths on this host",
         kind="list",
     )
@@ -411,7 +426,7 @@ class Settings(_Model):
     docker: Annotated[DockerSettings, BeforeValidator(_none_is_empty)] = DockerSettings()
     libvirt: Annotated[LibvirtSettings, BeforeValidator(_none_is_empty)] = LibvirtSettings()
     host: Annotated[HostSettings, BeforeValidator(_none_is_empty)] = HostSettings()
-    hosts: tuple[HostEntry, ...] = _setting(
+    hosts: tuple[HostEntry, ...] = setting(
         (),
         "Several machines; the first one that is free is taken",
         "a list of mappings with address, port, user, identity_file, known_hosts and jump (on the "

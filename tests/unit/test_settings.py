@@ -80,6 +80,7 @@ def test_defaults(tmp_path: Path) -> None:
         "provision": (),
         "mirrors": "auto",
         "template_dirs": (),
+        "catalogs": (),
         "timeouts": {
             "box": 3600,
             "up": 600,
