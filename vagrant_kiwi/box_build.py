@@ -33,6 +33,11 @@ from vagrant_kiwi.process import Runner
 LABEL_BOX = "vagrant-kiwi.box"
 LABEL_RECIPE = "vagrant-kiwi.recipe"
 LABEL_BUILD = "vagrant-kiwi.build"
+LABEL_VERSION = "vagrant-kiwi.version"
+LABEL_KIWI = "vagrant-kiwi.kiwi"
+#: Of boxes that others made: the checksum of what they came as, and where that was.
+LABEL_SOURCE = "vagrant-kiwi.source"
+LABEL_ORIGIN = "vagrant-kiwi.origin"
 
 #: Seconds for the whole pull of a base, and without a sign of life: mmdebstrap is the other way.
 _PULL_LIMIT = 300.0
@@ -80,7 +85,7 @@ def build_image(
         PreflightError: a tool is missing on the host.
         PhaseTimeoutError: it takes too long.
     """
-    with _swept(client, recipe, inputs.cache, log, runner) as build:
+    with swept(client, recipe.name, inputs.cache, runner, log) as build:
         wheels = ensure_wheels(recipe, runner, cache=inputs.cache, log=log, deadline=deadline)
         base = _base(recipe, inputs, client, runner, build, log=log, deadline=deadline)
         try:
@@ -89,6 +94,7 @@ def build_image(
                     client,
                     context,
                     arguments=_arguments(recipe, inputs, base, build, runner.environment),
+                    labels={LABEL_VERSION: recipe.version, LABEL_KIWI: recipe.kiwi or ""},
                     network=base.network,
                     log=log,
                     deadline=deadline,
@@ -231,19 +237,26 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _swept(
+def swept(
     client: docker.DockerClient,
-    recipe: Recipe,
+    name: str,
     cache: Path,
-    log: Callable[[str], None],
     runner: Runner,
+    log: Callable[[str], None],
 ) -> Iterator[str]:
     """Yield the id of a new build; remove what it leaves without a name, whatever happens.
 
     The id stands in a file meanwhile, so that the next build clears up after one that was killed
     hard. Both hold the lock on making this box.
+
+    Args:
+        client: the Docker daemon.
+        name: of the box.
+        cache: the user's cache folder.
+        runner: removes what mmdebstrap left.
+        log: told what stays.
     """
-    journal = cache / f"{recipe.name}.building"
+    journal = cache / f"{name}.building"
     killed = journal.read_text("ascii").split() if journal.exists() else []
     left = [build for build in killed if not _clear_up(client, build, runner, log)]
     build = uuid.uuid4().hex

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from vagrant_kiwi import box_recipe, boxes, docker_api, keys, mirrors
+from platformdirs import user_cache_path
+
+from vagrant_kiwi import boxes, docker_api, keys, mirrors
+from vagrant_kiwi.box_recipe import Recipe
 from vagrant_kiwi.boxes import DockerBox
 from vagrant_kiwi.console import Console
 from vagrant_kiwi.process import Runner
@@ -26,15 +30,25 @@ class Supply:
     console: Console
     gate: SignalGate
 
+    @property
+    def cache(self) -> Path:
+        """The user's cache folder."""
+        return user_cache_path("vagrant-kiwi")
 
-def docker_box(supply: Supply, name: str, *, anew: bool = False) -> DockerBox:
-    """Return a docker box with the KIWI of the settings; make it if it is missing or stale.
+    @property
+    def machines(self) -> Path:
+        """The folder in it of boxes for virtual machines, one folder a box."""
+        return self.cache / "libvirt"
+
+
+def docker_box(supply: Supply, recipe: Recipe, *, anew: bool = False) -> DockerBox:
+    """Return the docker box of a recipe; make it if it is missing or stale.
 
     Only what must be asked for is asked for.
 
     Args:
         supply: what making it takes.
-        name: the recipe.
+        recipe: the box, with the KIWI that it shall have.
         anew: make it even if it is current.
 
     Raises:
@@ -42,7 +56,6 @@ def docker_box(supply: Supply, name: str, *, anew: bool = False) -> DockerBox:
         PreflightError: the host lacks something for it.
     """
     settings = supply.settings
-    recipe = box_recipe.find_recipe(name, kiwi_version=settings.kiwi_version)
     with supply.console.phase("box") as view, docker_api.client(supply.environment) as client:
         box = None if anew else boxes.find_docker_box(client, recipe)
         if box is not None:

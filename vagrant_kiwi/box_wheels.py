@@ -47,15 +47,12 @@ def ensure_wheels(
         PhaseTimeoutError: it takes too long.
     """
     facts = recipe.facts
-    lock = recipe.lock.read_text("utf-8")
-    key = hashlib.sha256(f"{lock}\n{recipe.arch} {facts.python} {facts.glibc}".encode())
-    name = key.hexdigest()[:16] + (f"-kiwi-{recipe.kiwi}" if recipe.variant else "")
-    target = cache / "wheels" / name
+    target = folder_of(recipe, cache)
     if target.is_dir():
         return target
     log("Fetching KIWI and what it needs")
     target.parent.mkdir(parents=True, exist_ok=True)
-    pins = split_lock(lock)
+    pins = split_lock(recipe.lock.read_text("utf-8"))
     sources, tools = set(facts.source_packages), set(facts.build_packages)
     if missing := sorted((sources | tools) - pins.keys()):
         raise BoxError(
@@ -68,7 +65,9 @@ def ensure_wheels(
         pip = Pip(runner, scratch, log, deadline)
         pip.install_tools([pins[package] for package in sorted(tools)])
         if recipe.variant:
-            wanted = _variant_pins(recipe, pins, pip, scratch, target.with_name(f"{name}.lock"))
+            wanted = _variant_pins(
+                recipe, pins, pip, scratch, target.with_name(f"{target.name}.lock")
+            )
         else:
             # The tools stay on the host.
             wanted = {package: pin for package, pin in pins.items() if package not in tools}
@@ -88,6 +87,19 @@ def ensure_wheels(
             )
         wheels.rename(target)
     return target
+
+
+def folder_of(recipe: Recipe, cache: Path) -> Path:
+    """Return where the wheels of a box are kept.
+
+    Args:
+        recipe: the box they are for.
+        cache: the user's cache folder.
+    """
+    lock, facts = recipe.lock.read_text("utf-8"), recipe.facts
+    key = hashlib.sha256(f"{lock}\n{recipe.arch} {facts.python} {facts.glibc}".encode())
+    variant = f"-kiwi-{recipe.kiwi}" if recipe.variant else ""
+    return cache / "wheels" / f"{key.hexdigest()[:16]}{variant}"
 
 
 def _variant_pins(

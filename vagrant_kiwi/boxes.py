@@ -18,7 +18,7 @@ from docker.models.images import Image
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
-from vagrant_kiwi import docker_api
+from vagrant_kiwi import box_use, docker_api
 from vagrant_kiwi.box_build import LABEL_RECIPE, BoxInputs, build_image
 from vagrant_kiwi.box_recipe import Recipe, find_recipe, half_made
 from vagrant_kiwi.box_rootfs import Mirrors
@@ -58,6 +58,11 @@ class DockerBox:
         return self.image_id
 
 
+def repository_of(name: str) -> str:
+    """Return the name of a box's images in Docker, without the tag; and of its boxes in Vagrant."""
+    return f"vagrant-kiwi/{name}"
+
+
 def docker_tag(recipe: Recipe) -> str:
     """Return the name that a recipe's image has in Docker; a changed recipe has another."""
     return f"{recipe.repository}:{recipe.tag}"
@@ -74,12 +79,26 @@ def find_docker_box(client: docker.DockerClient, recipe: Recipe) -> DockerBox | 
         PreflightError: the daemon does not answer.
         BoxError: it answers with an error.
     """
-    with _docker_errors():
+    with docker_errors():
         try:
             image = client.images.get(docker_tag(recipe))
         except docker.errors.ImageNotFound:
             return None
     return _as_box(recipe, image) if image.labels.get(LABEL_RECIPE) == recipe.digest else None
+
+
+def image_of(client: docker.DockerClient, name: str) -> str | None:
+    """Return the id of the image that has a name; None if none has.
+
+    Raises:
+        PreflightError: the daemon does not answer.
+        BoxError: it answers with an error.
+    """
+    with docker_errors():
+        try:
+            return str(client.images.get(name).id)
+        except docker.errors.ImageNotFound:
+            return None
 
 
 def ensure_docker_box(
@@ -122,14 +141,14 @@ def ensure_docker_box(
         return box
     deadline = Deadline.after(timeout, what=f"Making the build box {recipe.name}")
     folder = cache if cache is not None else user_cache_path("vagrant-kiwi")
-    with only_one(folder, recipe.name, log, deadline), _docker_errors():
+    with only_one(folder, recipe.name, log, deadline), docker_errors():
         box = None if anew else find_docker_box(client, recipe)
         if box is None:
             _remove_half_made(folder, recipe, log)
             inputs = BoxInputs(Mirrors(mirror, security_mirror), public_key, folder)
             build_image(recipe, inputs, client, runner, log=log, deadline=deadline)
             box = _as_box(recipe, client.images.get(docker_tag(recipe)))
-            _remove_older(client, recipe, log)
+            remove_others(client, box, folder, log)
         return box
 
 
@@ -145,29 +164,51 @@ def _as_box(recipe: Recipe, image: Image) -> DockerBox:
     )
 
 
-def _remove_older(client: docker.DockerClient, recipe: Recipe, log: Callable[[str], None]) -> None:
-    """Remove the images of older recipes that no container uses."""
-    for image in client.images.list(name=recipe.repository):
-        old = [tag for tag in image.tags if _short(tag) != docker_tag(recipe)]
+def remove_others(
+    client: docker.DockerClient, current: DockerBox, cache: Path, log: Callable[[str], None]
+) -> None:
+    """Remove the other versions of a box that nothing uses.
+
+    Args:
+        client: the Docker daemon.
+        current: the version that stays.
+        cache: the user's cache folder, where builds hold what they use.
+        log: told what stays.
+    """
+    repository = repository_of(current.name)
+    for image in client.images.list(name=repository):
+        names = {tag: short_name(tag) for tag in image.tags}
+        old = [
+            tag
+            for tag, name in names.items()
+            if name != current.image and name.rpartition(":")[0] == repository
+        ]
         used = client.containers.list(
             all=True, filters={"ancestor": str(image.id)}, ignore_removed=True
         )
-        if used:
+        if used or not old:
             continue
-        for tag in old:
-            if _short(tag).rpartition(":")[0] == recipe.repository:
-                try:
-                    client.images.remove(tag)
-                except docker.errors.ImageNotFound:
-                    continue
-                except docker.errors.APIError as error:
-                    if error.status_code != 409:
-                        raise
-                    # A guest took it in this moment.
+        with box_use.removing(cache, str(image.id)) as free:
+            for tag in old:
+                if not free or not remove_tag(client, tag):
                     log(f"{tag} stays: it is in use")
 
 
-def _short(tag: str) -> str:
+def remove_tag(client: docker.DockerClient, tag: str, *, force: bool = False) -> bool:
+    """Remove a name of an image, and the image with its last one; tell whether it is gone."""
+    try:
+        client.images.remove(tag, **({"force": True} if force else {}))
+    except docker.errors.ImageNotFound:
+        return True
+    except docker.errors.APIError as error:
+        if error.status_code != 409:
+            raise
+        # A guest took it in this moment.
+        return False
+    return True
+
+
+def short_name(tag: str) -> str:
     """Return an image's name without what Podman puts before it: localhost if it was loaded."""
     return tag.removeprefix("localhost/").removeprefix("docker.io/")
 
@@ -216,8 +257,13 @@ def only_one(
 
 
 @contextlib.contextmanager
-def _docker_errors() -> Iterator[None]:
-    """Turn what docker-py raises into our own errors."""
+def docker_errors() -> Iterator[None]:
+    """Turn what docker-py raises in the body into our own errors.
+
+    Raises:
+        BoxError: the daemon answers with an error.
+        PreflightError: it does not answer.
+    """
     try:
         yield
     except docker.errors.APIError as error:

@@ -211,6 +211,7 @@ def build(
     context: IO[bytes],
     *,
     arguments: Mapping[str, str],
+    labels: Mapping[str, str],
     network: str,
     log: Callable[[str], None],
     deadline: Deadline,
@@ -221,6 +222,7 @@ def build(
         client: the Docker daemon.
         context: a tar archive.
         arguments: the ARGs.
+        labels: of the image; what is made on the way has those of the Dockerfile only.
         network: "default" or "none".
         log: takes what the build says, line by line.
         deadline: when it must be done.
@@ -233,6 +235,7 @@ def build(
         "build",
         {
             "buildargs": json.dumps(dict(arguments)),
+            "labels": json.dumps(dict(labels)),
             "networkmode": network,
             # What an interrupted step left is removed, too.
             "rm": "1",

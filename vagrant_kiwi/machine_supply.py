@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from vagrant_kiwi import (
-    box_recipe,
     boxes,
     build,
     description,
@@ -19,6 +18,7 @@ from vagrant_kiwi import (
     keys,
     kiwi,
     machine_boxes,
+    machine_pool,
     mirrors,
     plan,
     preflight,
@@ -38,14 +38,14 @@ from vagrant_kiwi.settings import KiwiSettings, Settings, SyncEntry
 _KEY_IN_GUEST = "/var/lib/vagrant-kiwi-box/authorized_keys"
 
 
-def machine_box(supply: Supply, name: str, *, anew: bool = False) -> MachineBox:
+def machine_box(supply: Supply, recipe: Recipe, *, anew: bool = False) -> MachineBox:
     """Return a box for libvirt, known to Vagrant and uploaded; make it if it is missing or stale.
 
-    Its KIWI is that of the settings, and so is the KIWI that makes it.
+    Its KIWI is that of the recipe, and so is the KIWI that makes it.
 
     Args:
         supply: what making it takes.
-        name: the recipe.
+        recipe: the box.
         anew: make it even if it is current, with the packages of today.
 
     Raises:
@@ -53,40 +53,88 @@ def machine_box(supply: Supply, name: str, *, anew: bool = False) -> MachineBox:
         PreflightError: the host lacks something for it.
     """
     console, settings = supply.console, supply.settings
-    recipe = box_recipe.find_recipe(name, kiwi_version=settings.kiwi_version)
-    recipe.machine_digest()
+    digest = recipe.machine_digest()
     deadline = Deadline.after(settings.timeouts.box, what=f"Making the build box {recipe.name}")
-    cache = user_cache_path("vagrant-kiwi") / "libvirt"
-    folder = cache / recipe.name
-    with boxes.only_one(cache, recipe.name, console.note, deadline):
-        state.make_folder(folder)
-        box = None if anew else machine_boxes.find(recipe, folder)
+    with folder_of(supply, recipe.name, deadline) as folder:
+        box = None if anew else machine_boxes.find(folder, digest)
         if box is None:
             started = time.monotonic()
-            box = _make(supply, recipe, cache, folder)
+            box = _make(supply, recipe, folder)
             console.phases.append(PhaseTime("make box", round(time.monotonic() - started, 3)))
-        with console.phase("box") as view:
-            view.update(f"{box.image} {box.version}")
-            image = machine_boxes.register(box, folder, supply.runner, timeout=deadline.left())
-            machine_boxes.upload(
-                box,
-                image,
-                uri=settings.libvirt.uri,
-                pool=settings.libvirt.pool,
-                progress=lambda percent: view.update("upload to libvirt", percent),
-            )
-            machine_boxes.remove_superseded(
-                recipe,
-                folder,
-                box,
-                supply.runner,
-                uri=settings.libvirt.uri,
-                say=console.note,
-            )
+        bring(supply, box, folder, deadline)
         return box
 
 
-def _make(supply: Supply, recipe: Recipe, cache: Path, folder: Path) -> MachineBox:
+def imported(supply: Supply, name: str) -> MachineBox | None:
+    """Return the newest version of a box that others made, known to Vagrant and uploaded.
+
+    Args:
+        supply: what it takes.
+        name: the box.
+
+    Raises:
+        BoxError: Vagrant or libvirt does not take it.
+        PreflightError: libvirt does not answer.
+    """
+    if not machine_boxes.kept(supply.machines / name):
+        return None
+    deadline = Deadline.after(supply.settings.timeouts.box, what=f"Finding the box {name}")
+    with folder_of(supply, name, deadline) as folder:
+        there = machine_boxes.kept(folder)
+        if there:
+            bring(supply, there[-1], folder, deadline)
+        return there[-1] if there else None
+
+
+@contextlib.contextmanager
+def folder_of(supply: Supply, name: str, deadline: Deadline) -> Iterator[Path]:
+    """Hold the lock on a box for virtual machines, and yield its folder in the cache.
+
+    Raises:
+        BoxError: the cache cannot be used.
+        PhaseTimeoutError: another process holds it for too long.
+    """
+    with boxes.only_one(supply.machines, name, supply.console.note, deadline):
+        folder = supply.machines / name
+        state.make_folder(folder)
+        yield folder
+
+
+def bring(supply: Supply, box: MachineBox, folder: Path, deadline: Deadline) -> None:
+    """Let Vagrant and libvirt have a box, and remove older versions that nothing uses.
+
+    Args:
+        supply: what it takes.
+        box: the box.
+        folder: its folder in the cache; the caller holds the lock.
+        deadline: when it must be done.
+
+    Raises:
+        BoxError: Vagrant or libvirt does not take it.
+        PreflightError: libvirt does not answer.
+    """
+    settings = supply.settings.libvirt
+    with supply.console.phase("box") as view:
+        view.update(f"{box.image} {box.version}")
+        image = machine_boxes.register(box, folder, supply.runner, timeout=deadline.left())
+        machine_pool.upload(
+            box,
+            image,
+            uri=settings.uri,
+            pool=settings.pool,
+            progress=lambda percent: view.update("upload to libvirt", percent),
+        )
+        machine_pool.remove_superseded(
+            folder,
+            box,
+            supply.runner,
+            cache=supply.cache,
+            uri=settings.uri,
+            say=supply.console.note,
+        )
+
+
+def _make(supply: Supply, recipe: Recipe, folder: Path) -> MachineBox:
     """Have KIWI make the box in a docker guest, and take it into the cache.
 
     Raises:
@@ -100,11 +148,11 @@ def _make(supply: Supply, recipe: Recipe, cache: Path, folder: Path) -> MachineB
     inner = Console(stream=console.stream, quiet=console.quiet, verbose=console.verbose)
     now = datetime.datetime.now(datetime.UTC)
     insecure = keys.ensure_insecure_keys(supply.runner)
-    decided, selection = _plan(supply, recipe, cache, insecure, plan.new_run_id(now))
+    decided, selection = _plan(supply, recipe, insecure, plan.new_run_id(now))
     try:
         runner = Runner(holding.marked(dict(supply.environment), decided.run_id))
         made = Supply(supply.settings, supply.environment, runner, inner, supply.gate)
-        box = docker_box(made, recipe.folder.name)
+        box = docker_box(made, recipe)
         choices = mirrors.choose(
             decided.remote(selection.repositories),
             supply.settings.mirrors,
@@ -124,7 +172,11 @@ def _make(supply: Supply, recipe: Recipe, cache: Path, folder: Path) -> MachineB
             result = built[0]
             file = next(entry for entry in result.artifacts if entry.path.endswith(".box"))
             adopted = machine_boxes.adopt(
-                recipe, folder, result.folder / file.path, sha256=file.sha256, now=now
+                machine_boxes.made_from(recipe),
+                folder,
+                result.folder / file.path,
+                sha256=file.sha256,
+                now=now,
             )
             shutil.rmtree(decided.paths.results)
     except (GuestError, KiwiError, ResultError, StopIteration) as error:
@@ -138,12 +190,12 @@ def _make(supply: Supply, recipe: Recipe, cache: Path, folder: Path) -> MachineB
 
 
 def _plan(
-    supply: Supply, recipe: Recipe, cache: Path, insecure: InsecureKeys, run_id: str
+    supply: Supply, recipe: Recipe, insecure: InsecureKeys, run_id: str
 ) -> tuple[plan.BuildPlan, description.Selection]:
     """Decide the build of the box as that of any other image."""
     given = supply.settings
     # The same description makes them all: in one folder they would lock each other out.
-    state_dir = cache / "builds" / recipe.name
+    state_dir = supply.machines / "builds" / recipe.name
     read = description.read(recipe.machine, kiwi_file=None)
     selection = description.select(read, profiles=(), image_type=None)
     key = state_dir / "authorized_keys"

@@ -30,6 +30,7 @@ def run_build(
         fake.as_client(),
         io.BytesIO(b"context"),
         arguments={"BUILD": "b", "RECIPE": "r"},
+        labels={"site": "l"},
         network="none",
         log=log,
         deadline=deadline or soon(),

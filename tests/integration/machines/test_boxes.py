@@ -14,7 +14,7 @@ import libvirt
 import pytest
 
 from tests.integration.machines.conftest import URI
-from vagrant_kiwi import box_recipe, machine_boxes
+from vagrant_kiwi import box_recipe, machine_boxes, machine_pool
 from vagrant_kiwi.box_recipe import Recipe
 from vagrant_kiwi.errors import BoxError
 from vagrant_kiwi.machine_boxes import MachineBox
@@ -68,7 +68,9 @@ def make(recipe: Recipe, tmp_path: Path) -> Iterator[Callable[[], MachineBox]]:
         names = ["box.img", "metadata.json", "Vagrantfile"]
         subprocess.run(["tar", "-czf", file, *names], cwd=parts, check=True)
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        return machine_boxes.adopt(recipe, folder, file, sha256=digest, now=NOW)
+        return machine_boxes.adopt(
+            machine_boxes.made_from(recipe), folder, file, sha256=digest, now=NOW
+        )
 
     yield made
 
@@ -85,7 +87,7 @@ def test_each_making_has_a_version_of_its_own(
     first, second = make(), make()
     assert first.version == f"{recipe.version}.20260101000000"
     assert second.version == f"{recipe.version}.20260101000001", "the same second, other bytes"
-    assert machine_boxes.find(recipe, tmp_path / "cache") == second
+    assert machine_boxes.find(tmp_path / "cache", recipe.machine_digest()) == second
 
 
 def test_a_box_comes_to_libvirt_and_goes_when_nobody_uses_it(
@@ -101,15 +103,17 @@ def test_a_box_comes_to_libvirt_and_goes_when_nobody_uses_it(
     def bring(box: MachineBox) -> list[int]:
         percents: list[int] = []
         image = machine_boxes.register(box, folder, private, timeout=120)
-        machine_boxes.upload(box, image, uri=URI, pool="default", progress=percents.append)
-        machine_boxes.remove_superseded(recipe, folder, box, private, uri=URI, say=said.append)
+        machine_pool.upload(box, image, uri=URI, pool="default", progress=percents.append)
+        machine_pool.remove_superseded(
+            folder, box, private, cache=tmp_path, uri=URI, say=said.append
+        )
         return percents
 
     first = make()
     try:
         assert bring(first)[-1] == 100
         assert bring(first) == [], "it is there"
-        volume = pool.storageVolLookupByName(machine_boxes.volume_name(first))
+        volume = pool.storageVolLookupByName(machine_pool.volume_name(first))
         assert volume.info()[1] == 2**20, "the capacity is that of the disk in it"
 
         # A guest on the first one; then the box is made anew.
@@ -117,11 +121,11 @@ def test_a_box_comes_to_libvirt_and_goes_when_nobody_uses_it(
         overlay = pool.createXML(xml, 0)
         second = make()
         bring(second)
-        assert {machine_boxes.volume_name(box) for box in (first, second)} <= names(pool)
+        assert {machine_pool.volume_name(box) for box in (first, second)} <= names(pool)
         assert any("a guest uses it" in line for line in said)
         overlay.delete(0)
         bring(second)
-        assert machine_boxes.volume_name(first) not in names(pool)
+        assert machine_pool.volume_name(first) not in names(pool)
         assert [path.name for path in folder.iterdir()] == [second.version]
         known = tmp_path / "vagrant home/boxes"
         assert [path.name for path in known.glob("*/1.*")] == [second.version]
@@ -144,16 +148,16 @@ def test_half_an_upload_is_replaced(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        machine_boxes.upload(box, image, uri=URI, pool="default", progress=stop)
-    assert machine_boxes.volume_name(box) not in names(pool), "an interrupted one goes at once"
+        machine_pool.upload(box, image, uri=URI, pool="default", progress=stop)
+    assert machine_pool.volume_name(box) not in names(pool), "an interrupted one goes at once"
 
     # What a killed one leaves, which vagrant-libvirt would take for the whole.
     half = tmp_path / "half.img"
     half.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
-    machine_boxes.upload(box, half, uri=URI, pool="default", progress=lambda _: None)
+    machine_pool.upload(box, half, uri=URI, pool="default", progress=lambda _: None)
     percents: list[int] = []
-    machine_boxes.upload(box, image, uri=URI, pool="default", progress=percents.append)
-    volume = pool.storageVolLookupByName(machine_boxes.volume_name(box))
+    machine_pool.upload(box, image, uri=URI, pool="default", progress=percents.append)
+    volume = pool.storageVolLookupByName(machine_pool.volume_name(box))
     try:
         assert percents[-1] == 100
         sent = tmp_path / "sent.img"

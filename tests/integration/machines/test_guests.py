@@ -24,7 +24,7 @@ from platformdirs import user_cache_path
 from tests.integration.cli import Project, finish, wait_until
 from tests.integration.machines.conftest import IMAGE, SMALL
 from tests.integration.stand_in import BUSY, STAND_IN, describe, start_busy
-from vagrant_kiwi import box_recipe, libvirt_api, machine_boxes
+from vagrant_kiwi import box_recipe, libvirt_api, machine_boxes, machine_pool
 from vagrant_kiwi.guests import agent
 from vagrant_kiwi.guests.record import GuestRecord
 from vagrant_kiwi.plan import GUEST_ROOT, guest_name
@@ -258,12 +258,13 @@ def test_a_box_that_was_made_anew_is_what_the_next_guest_boots(
 ) -> None:
     recipe = box_recipe.find_recipe("debian-bookworm")
     cache = user_cache_path("vagrant-kiwi") / "libvirt" / recipe.name
-    old = machine_boxes.find(recipe, cache)
+    old = machine_boxes.find(cache, recipe.machine_digest())
     assert old is not None
     # To make it takes minutes, and the bytes do not matter: it is another version.
     again = Path(shutil.copy(cache / old.version / old.file, cache))
     now = datetime.datetime.now(datetime.UTC)
-    new = machine_boxes.adopt(recipe, cache, again, sha256=old.sha256, now=now)
+    making = machine_boxes.made_from(recipe)
+    new = machine_boxes.adopt(making, cache, again, sha256=old.sha256, now=now)
 
     done = project.run("up", *IMAGE, "--json")
     assert done.status == 0, done.errors
@@ -271,10 +272,10 @@ def test_a_box_that_was_made_anew_is_what_the_next_guest_boots(
     pool.refresh(0)
     disk = pool.storageVolLookupByName(f"{guest_name(done.json['guest'])}.img")
     backing = etree.fromstring(disk.XMLDesc(0).encode()).findtext("backingStore/path")
-    assert Path(str(backing)).name == machine_boxes.volume_name(new)
+    assert Path(str(backing)).name == machine_pool.volume_name(new)
     assert project.run("down", *IMAGE).status == 0
     # The guest that runs on the old one keeps it, and is not what a build would get now.
-    assert machine_boxes.volume_name(old) in [volume.name() for volume in pool.listAllVolumes()]
+    assert machine_pool.volume_name(old) in [volume.name() for volume in pool.listAllVolumes()]
     refused = kept.project.run("build", *IMAGE, "--json")
     assert refused.status == 3
     assert "box" in refused.json["error"]["details"]

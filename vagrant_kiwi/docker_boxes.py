@@ -1,0 +1,192 @@
+"""The boxes that a Docker daemon has: listed, found by name, removed.
+
+What they are stands in labels of the images, so that every user of the daemon sees the same.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import docker
+import docker.errors
+import docker.utils
+from docker.models.images import Image
+
+from vagrant_kiwi import box_use
+from vagrant_kiwi.box_build import (
+    LABEL_BOX,
+    LABEL_KIWI,
+    LABEL_ORIGIN,
+    LABEL_RECIPE,
+    LABEL_SOURCE,
+    LABEL_VERSION,
+)
+from vagrant_kiwi.box_installed import Installed
+from vagrant_kiwi.boxes import DockerBox, docker_errors, remove_tag, repository_of, short_name
+from vagrant_kiwi.errors import BoxError
+from vagrant_kiwi.guests.docker import RUN_LABEL
+
+
+def installed(client: docker.DockerClient, name: str | None = None) -> list[Installed]:
+    """Return the boxes of a daemon, the newest first.
+
+    Args:
+        client: the Docker daemon.
+        name: of the box; all boxes if not given.
+
+    Raises:
+        BoxError: the daemon answers with an error.
+        PreflightError: it does not answer.
+    """
+    wanted = f"{LABEL_BOX}={name}" if name is not None else LABEL_BOX
+    with docker_errors():
+        users = _users(client)
+        found = [
+            _as_installed(image, tag, users)
+            for image in client.images.list(filters={"label": wanted})
+            for tag in image.tags
+            # An image that was built on a box has its labels too, and another name.
+            if short_name(tag).rpartition(":")[0] == repository_of(image.labels[LABEL_BOX])
+        ]
+    return sorted(found, key=lambda box: box.created, reverse=True)
+
+
+def pulled(
+    client: docker.DockerClient, name: str, reference: str, kiwi: str | None
+) -> list[Installed]:
+    """Return the image of a registry that a box of the catalogue is, if the daemon has it.
+
+    Args:
+        client: the Docker daemon.
+        name: of the box.
+        reference: of the image.
+        kiwi: the version of KIWI that is stated for it.
+
+    Raises:
+        BoxError: the daemon answers with an error.
+        PreflightError: it does not answer.
+    """
+    with docker_errors():
+        try:
+            image = client.images.get(reference)
+        except docker.errors.ImageNotFound:
+            return []
+        repository, _ = docker.utils.parse_repository_tag(reference)
+        sums = [
+            known.rpartition("@sha256:")[2]
+            for known in image.attrs.get("RepoDigests") or ()
+            if known.startswith(f"{repository}@")
+        ]
+        return [
+            Installed(
+                name=name,
+                kind="docker",
+                version=reference.rpartition(":")[2],
+                image=reference,
+                content=str(image.id),
+                digest=(*sums, "")[0],
+                size=int(image.attrs["Size"]),
+                created=_time(image.attrs["Created"]),
+                kiwi=kiwi,
+                origin=reference,
+                users=tuple(sorted(_users(client).get(str(image.id), ()))),
+            )
+        ]
+
+
+def _users(client: docker.DockerClient) -> dict[str, list[str]]:
+    """Return the guests, and other containers, by the id of their image."""
+    users: dict[str, list[str]] = {}
+    for one in client.api.containers(all=True):
+        run = (one.get("Labels") or {}).get(RUN_LABEL)
+        names = [name.lstrip("/") for name in one.get("Names") or ()]
+        users.setdefault(str(one["ImageID"]), []).append(
+            f"run {run}" if run else f"container {(*names, one['Id'][:12])[0]}"
+        )
+    return users
+
+
+def _as_installed(image: Image, tag: str, users: dict[str, list[str]]) -> Installed:
+    labels = image.labels
+    return Installed(
+        name=labels[LABEL_BOX],
+        kind="docker",
+        version=labels.get(LABEL_VERSION, ""),
+        image=short_name(tag),
+        content=str(image.id),
+        digest=labels.get(LABEL_SOURCE) or labels.get(LABEL_RECIPE, ""),
+        size=int(image.attrs["Size"]),
+        created=_time(image.attrs["Created"]),
+        kiwi=labels.get(LABEL_KIWI) or None,
+        origin=labels.get(LABEL_ORIGIN, "recipe"),
+        users=tuple(sorted(users.get(str(image.id), ()))),
+    )
+
+
+def _time(text: str) -> datetime.datetime:
+    # Docker writes nanoseconds, which Python does not read.
+    return datetime.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
+
+
+def as_box(one: Installed) -> DockerBox:
+    """Return an installed box as what a build takes."""
+    return DockerBox(
+        name=one.name,
+        version=one.version,
+        image=one.image,
+        image_id=one.content,
+        digest=one.digest,
+        size=one.size,
+        kiwi=one.kiwi,
+    )
+
+
+def remove(
+    client: docker.DockerClient,
+    boxes: Sequence[Installed],
+    cache: Path,
+    *,
+    force: bool,
+    log: Callable[[str], None],
+) -> list[Installed]:
+    """Remove boxes that nothing uses.
+
+    Args:
+        client: the Docker daemon.
+        boxes: those to remove.
+        cache: the user's cache folder, where builds hold what they use.
+        force: also those that containers use; these go on with what they have.
+        log: told what stays, and why.
+
+    Returns:
+        Those that are gone.
+
+    Raises:
+        BoxError: the daemon answers with an error.
+        PreflightError: it does not answer.
+    """
+    gone = []
+    for box in boxes:
+        with box_use.removing(cache, box.content) as free, docker_errors():
+            if not (free or force):
+                log(f"{box.image} stays: a build is using it")
+            elif box.users and not force:
+                log(f"{box.image} stays: in use by {', '.join(box.users)}")
+            elif remove_tag(client, box.image, force=force):
+                gone.append(box)
+            else:
+                log(f"{box.image} stays: it is in use")
+    return gone
+
+
+def in_use(name: str, boxes: Sequence[Installed]) -> BoxError:
+    """Return the error for a box that cannot be removed."""
+    users = [f"{box.image}: {', '.join(box.users) or 'a build'}" for box in boxes]
+    return BoxError(
+        f"The box {name} is in use",
+        details="\n".join(users),
+        resolution="invoke down removes guests that were left. --force removes the box anyway.",
+    )
