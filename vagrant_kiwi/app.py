@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vagrant_kiwi import (
-    box_images,
-    box_supply,
+    box_by_name,
+    box_recipe,
     build,
+    catalog,
     description,
     docker_api,
     holding,
@@ -26,13 +27,12 @@ from vagrant_kiwi import (
     state,
     templates,
 )
+from vagrant_kiwi.box_supply import Supply
 from vagrant_kiwi.console import Console
 from vagrant_kiwi.errors import SettingsError, UsageError, VagrantKiwiError
 from vagrant_kiwi.guests.vagrantfile import Box, ForeignBox, Machine
 from vagrant_kiwi.process import Runner
 from vagrant_kiwi.settings import Settings
-
-DEFAULT_BOX = "debian-bookworm"
 
 
 @dataclass(frozen=True)
@@ -162,16 +162,16 @@ def _build(
     decided, selection = _plan(request, console)
     answer["description"] = str(decided.description)
     with _recorded(decided, console, gate, answer) as record:
-        inputs, tools = _prepare(request, decided, selection, console, gate)
-        reused = build.usable_guest(decided, inputs, tools)
-        record["reused"] = reused.run_id if reused is not None else None
+        with _prepared(request, decided, selection, console, gate) as (inputs, tools):
+            reused = build.usable_guest(decided, inputs, tools)
+            record["reused"] = reused.run_id if reused is not None else None
 
-        def published(built: build.Built) -> None:
-            answer["status"] = "built"
-            answer["result_dir"] = str(built.folder)
-            answer["artifacts"] = [asdict(artifact) for artifact in built.artifacts]
+            def published(built: build.Built) -> None:
+                answer["status"] = "built"
+                answer["result_dir"] = str(built.folder)
+                answer["artifacts"] = [asdict(artifact) for artifact in built.artifacts]
 
-        build.run(decided, inputs, tools, reused=reused, published=published)
+            build.run(decided, inputs, tools, reused=reused, published=published)
         record["status"] = "built"
 
 
@@ -221,51 +221,71 @@ def _recorded(
                 state.write_json(decided.paths.record, record)
 
 
-def _prepare(
+@contextlib.contextmanager
+def _prepared(
     request: Request,
     decided: plan.BuildPlan,
     selection: description.Selection,
     console: Console,
     gate: signals.SignalGate,
-) -> tuple[holding.Inputs, holding.Tools]:
-    """Make everything ready that a guest needs, after checking that the host has all of it."""
+) -> Iterator[tuple[holding.Inputs, holding.Tools]]:
+    """Make everything ready that a guest needs, after checking that the host has all of it.
+
+    During the body nobody of this user removes the box.
+    """
     own = decided.vagrantfile is not None
     if decided.provider in docker_api.PROVIDERS:
         devices = decided.isolation.kind == "disk"
         docker_api.check_place(request.environment, devices=devices)
-    machine = _check_host(request.settings, request.environment, console, own=own)
+    machine = check_host(request.settings, request.environment, console, own=own)
     environment = dict(request.environment)
     runner = Runner(holding.marked(environment, decided.run_id))
     with_vagrant = decided.provider not in own_vagrantfile.WITHOUT_VAGRANT
     insecure = keys.ensure_insecure_keys(runner) if with_vagrant else None
-    box: Box
-    if own:
-        box = ForeignBox("the Vagrantfile's own")
-    elif decided.provider == "host":
-        box = ForeignBox("none")
-    else:
-        supply = box_supply.Supply(request.settings, environment, runner, console, gate)
-        box = _box(supply, decided.box)
-    choices = mirrors.choose(
-        decided.remote(selection.repositories),
-        request.settings.mirrors,
-        probe=mirrors.answers,
-        host_mirrors=lambda: mirrors.host_mirrors(runner),
-    )
-    for choice in choices:
-        console.note(choice.describe())
-    return (
-        holding.Inputs(box, insecure, choices, machine),
-        holding.Tools(runner, Runner(environment), console, gate),
-    )
+    with _box(request, decided, runner, console, gate) as box:
+        choices = mirrors.choose(
+            decided.remote(selection.repositories),
+            request.settings.mirrors,
+            probe=mirrors.answers,
+            host_mirrors=lambda: mirrors.host_mirrors(runner),
+        )
+        for choice in choices:
+            console.note(choice.describe())
+        yield (
+            holding.Inputs(box, insecure, choices, machine),
+            holding.Tools(runner, Runner(environment), console, gate),
+        )
 
 
-def _check_host(
+def _box(
+    request: Request,
+    decided: plan.BuildPlan,
+    runner: Runner,
+    console: Console,
+    gate: signals.SignalGate,
+) -> contextlib.AbstractContextManager[Box]:
+    """Return what yields the box of a build."""
+    if decided.vagrantfile is not None:
+        return contextlib.nullcontext(ForeignBox("the Vagrantfile's own"))
+    if decided.provider == "host":
+        return contextlib.nullcontext(ForeignBox("none"))
+    supply = Supply(request.settings, request.environment, runner, console, gate)
+    return box_by_name.held(supply, decided.box)
+
+
+def check_host(
     settings: Settings, environment: Mapping[str, str], console: Console, *, own: bool = False
 ) -> Machine | None:
     """Check what the provider needs; for virtual machines, find out what they can be like.
 
-    ``own``: a Vagrantfile of the user's own decides that.
+    Args:
+        settings: name the provider.
+        environment: its PATH is searched for programs.
+        console: told of what makes machines slow.
+        own: a Vagrantfile of the user's own decides what they are like.
+
+    Raises:
+        PreflightError: this host lacks something.
     """
     preflight.installed(settings.provider, environment)
     if settings.provider != "libvirt" or own:
@@ -274,36 +294,6 @@ def _check_host(
     from vagrant_kiwi import libvirt_host
 
     return libvirt_host.inspect(settings.libvirt, warn=console.warn)
-
-
-def _box(supply: box_supply.Supply, name: str, *, anew: bool = False) -> Box:
-    """Return the box for the provider of the settings."""
-    settings = supply.settings
-    if settings.provider != "libvirt" and box_images.is_image(name):
-        return _image(supply, name)
-    if settings.provider != "libvirt":
-        return box_supply.docker_box(supply, name, anew=anew)
-    from vagrant_kiwi import machine_supply
-
-    return machine_supply.machine_box(supply, name, anew=anew)
-
-
-def _image(supply: box_supply.Supply, name: str) -> Box:
-    settings = supply.settings
-    if settings.kiwi_version is not None:
-        raise SettingsError(
-            f"The box {name} has the KIWI that it has",
-            details=f"kiwi_version is {settings.kiwi_version}",
-            resolution="Leave kiwi_version out, or take a box of vagrant-kiwi.",
-        )
-    with supply.console.phase("box") as view, docker_api.client(supply.environment) as client:
-        return box_images.find(
-            client,
-            name,
-            policy=settings.docker.pull,
-            timeout=settings.timeouts.box,
-            log=view.update,
-        )
 
 
 def up(request: Request, console: Console) -> dict[str, object]:
@@ -325,8 +315,8 @@ def up(request: Request, console: Console) -> dict[str, object]:
     with signals.gate(on_ignored=console.warn) as gate:
         decided, selection = _plan(request, console)
         with _recorded(decided, console, gate, answer) as record:
-            inputs, tools = _prepare(request, decided, selection, console, gate)
-            guest = build.up(decided, inputs, tools)
+            with _prepared(request, decided, selection, console, gate) as (inputs, tools):
+                guest = build.up(decided, inputs, tools)
             record |= {"status": "up", "guest": guest.run_id}
     return {"status": "up", "guest": guest.run_id, "folder": str(guest.folder)}
 
@@ -353,26 +343,6 @@ def down(request: Request, console: Console, *, suspend: bool) -> dict[str, obje
         with state.lock(decided.paths.lock, what=f"{decided.slug} with {decided.provider}"):
             done = build.down(decided, tools, suspend=suspend)
     return {"status": "suspended" if suspend else "down", "guests": list(done)}
-
-
-def box_add(request: Request, console: Console, *, anew: bool = False) -> dict[str, object]:
-    """Make or find the build box; nothing happens when it is current.
-
-    Args:
-        request: the task's input.
-        console: shows progress.
-        anew: make it even if it is current.
-
-    Raises:
-        BoxError: it cannot be made.
-        PreflightError: the host lacks something for it.
-    """
-    settings = request.settings
-    with signals.gate(on_ignored=console.warn) as gate:
-        _check_host(settings, request.environment, console)
-        runner = Runner(request.environment)
-        supply = box_supply.Supply(settings, request.environment, runner, console, gate)
-        return asdict(_box(supply, settings.box or DEFAULT_BOX, anew=anew))  # type: ignore[call-overload, no-any-return]
 
 
 def key_setup(request: Request) -> dict[str, object]:
@@ -443,7 +413,7 @@ def _plan(request: Request, console: Console) -> tuple[plan.BuildPlan, descripti
             cwd=request.cwd,
             files_dir=plan.GuestPaths.of(run_id, parent=plan.runs_folder(settings)).files,
         ),
-        box=settings.box or DEFAULT_BOX,
+        box=_box_name(settings, selection, console) if own is None else "",
         vagrantfile=own,
     )
     if decided.paths.run.exists():
@@ -453,6 +423,23 @@ def _plan(request: Request, console: Console) -> tuple[plan.BuildPlan, descripti
             resolution="Every run has an id of its own; leave --run-id out to have one made.",
         )
     return decided, selection
+
+
+def _box_name(settings: Settings, selection: description.Selection, console: Console) -> str:
+    """Choose the box that fits the description; a person is told where another one would."""
+    kind = catalog.kind_of(settings.provider)
+    if kind is None:
+        return settings.box or catalog.DEFAULT
+    name, warning = catalog.choose(
+        catalog.load(settings.catalogs),
+        selection,
+        kind,
+        box_recipe.host_arch(),
+        named=settings.box,
+    )
+    if warning is not None:
+        console.warn(warning)
+    return name
 
 
 def _now() -> str:

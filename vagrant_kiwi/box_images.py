@@ -24,6 +24,19 @@ def is_image(name: str) -> bool:
     return "/" in name or ":" in name
 
 
+def pinned(image: str, sha256: str | None) -> str:
+    """Return the reference by which Docker takes one manifest of an image and no other.
+
+    Args:
+        image: repository and tag.
+        sha256: of the manifest; without it, what the tag names is taken.
+    """
+    if sha256 is None:
+        return image
+    # A reference with both is not understood by the API of Docker 20.10.
+    return f"{docker.utils.parse_repository_tag(image)[0]}@sha256:{sha256}"
+
+
 def find(
     client: docker.DockerClient,
     name: str,

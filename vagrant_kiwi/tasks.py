@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import json as jsonlib
-import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import yaml
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from vagrant_kiwi import invocation, settings
+from vagrant_kiwi.box_tasks import TASKS as BOX_TASKS
 from vagrant_kiwi.console import Console
-from vagrant_kiwi.errors import UsageError, VagrantKiwiError
-
-if TYPE_CHECKING:
-    from vagrant_kiwi import app
+from vagrant_kiwi.errors import UsageError
+from vagrant_kiwi.task_support import (
+    COMMON,
+    KIWI_VERSION,
+    common_help,
+    reported,
+    request,
+    show,
+)
 
 invocation.adopt_running_invoke()
 
-_COMMON = {
-    "description": "folder of the KIWI description, or its config.xml or .kiwi file",
-    "json": "print one JSON object on standard output, and nothing else there",
-    "quiet": "show only warnings and errors",
-    "verbose": "show what the tools say, while they say it",
-}
 _PROVIDER = "docker, libvirt, docker-direct or host"
 _PLACE = {
     "box": "name of the build box, or for docker an image of a registry",
-    "kiwi-version": "version of KIWI in the box; such a box is made once and kept",
+    "kiwi-version": KIWI_VERSION,
     "pull": "when an image of a registry is pulled: missing, always or never",
     "host": "[USER@]ADDRESS[:PORT] for --provider=host; of several the first free one is taken",
     "vagrantfile": "Vagrantfile of your own; it runs code on this host",
@@ -45,16 +39,11 @@ _KIWI = {
 }
 
 
-def _help(*names: str) -> dict[str, str]:
-    # Invoke refuses help for arguments that a task has not.
-    return {name: _COMMON[name] for name in names}
-
-
 @task(
     klass=invocation.PlainTask,
     iterable=["profile", "setenv", "sync", "provision", "host"],
     help={
-        **_COMMON,
+        **COMMON,
         **_KIWI,
         "provider": _PROVIDER,
         **_PLACE,
@@ -142,14 +131,14 @@ def build(
         "bundle.zsync_source": zsync_source,
         "bundle.package_as_rpm": package_as_rpm,
     }
-    with _reported(console, as_json=json):
-        request = _request(c, flags, run_id=run_id)
+    with reported(console, as_json=json):
+        wanted = request(c, flags, run_id=run_id)
         if dry_run:
-            _show(app.plan_summary(app.plan_build(request, console)), as_json=json)
+            show(app.plan_summary(app.plan_build(wanted, console)), as_json=json)
             return
-    answer, code = app.run_build(request, console)
+    answer, code = app.run_build(wanted, console)
     if json:
-        _show(answer, as_json=True)
+        show(answer, as_json=True)
     elif not code:
         for line in app.result_lines(answer):
             print(line)
@@ -159,7 +148,7 @@ def build(
 
 @task(
     klass=invocation.PlainTask,
-    help={**_help("description", "json"), "kiwi-file": _KIWI["kiwi-file"]},
+    help={**common_help("description", "json"), "kiwi-file": _KIWI["kiwi-file"]},
 )
 def info(
     c: Context,
@@ -170,13 +159,13 @@ def info(
     """Show what a KIWI description says: types, profiles, repositories, packages."""
     from vagrant_kiwi import app
 
-    with _reported(Console(), as_json=json):
+    with reported(Console(), as_json=json):
         flags = {"description": description, "kiwi.kiwi_file": kiwi_file}
-        _show(app.info(_request(c, flags)), as_json=json)
+        show(app.info(request(c, flags)), as_json=json)
 
 
 _VARIANT = {
-    **_COMMON,
+    **COMMON,
     **_KIWI,
     "provider": _PROVIDER,
     "run-id": "name of this run, in all it creates; made if not given",
@@ -224,8 +213,8 @@ def up(
         "provision": provision,
         "isolation": isolation,
     }
-    with _reported(console, as_json=json):
-        _show(app.up(_request(c, flags, run_id=run_id), console), as_json=json)
+    with reported(console, as_json=json):
+        show(app.up(request(c, flags, run_id=run_id), console), as_json=json)
 
 
 @task(
@@ -253,8 +242,8 @@ def down(
 
     console = Console(quiet=quiet, verbose=verbose)
     flags = _variant(description, provider, type, profile, kiwi_file)
-    with _reported(console, as_json=json):
-        _show(app.down(_request(c, flags), console, suspend=suspend), as_json=json)
+    with reported(console, as_json=json):
+        show(app.down(request(c, flags), console, suspend=suspend), as_json=json)
 
 
 def _variant(
@@ -291,75 +280,19 @@ def _place(
     }
 
 
-_BOX = {
-    **_help("json", "quiet", "verbose"),
-    "name": "name of the build box, a folder in boxes/",
-    "provider": "docker or libvirt",
-    "kiwi-version": _PLACE["kiwi-version"],
-}
-
-
-@task(klass=invocation.PlainTask, name="box-add", help=_BOX)
-def box_add(
-    c: Context,
-    name: str | None = None,
-    provider: str | None = None,
-    kiwi_version: str | None = None,
-    json: bool = False,
-    quiet: bool = False,
-    verbose: bool = False,
-) -> None:
-    """Make the build box, or find that it is current; libvirt and Vagrant know it then."""
-    _box(c, name, provider, kiwi_version, anew=False, json=json, quiet=quiet, verbose=verbose)
-
-
-@task(klass=invocation.PlainTask, name="box-build", help=_BOX)
-def box_build(
-    c: Context,
-    name: str | None = None,
-    provider: str | None = None,
-    kiwi_version: str | None = None,
-    json: bool = False,
-    quiet: bool = False,
-    verbose: bool = False,
-) -> None:
-    """Make the build box anew, with the packages of today."""
-    _box(c, name, provider, kiwi_version, anew=True, json=json, quiet=quiet, verbose=verbose)
-
-
-def _box(
-    c: Context,
-    name: str | None,
-    provider: str | None,
-    kiwi_version: str | None,
-    *,
-    anew: bool,
-    json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    from vagrant_kiwi import app
-
-    console = Console(quiet=quiet, verbose=verbose)
-    with _reported(console, as_json=json):
-        flags = {"box": name, "provider": provider, "kiwi_version": kiwi_version}
-        request = _request(c, flags)
-        _show(app.box_add(request, console, anew=anew), as_json=json)
-
-
-@task(klass=invocation.PlainTask, name="key-setup", help=_help("json"))
+@task(klass=invocation.PlainTask, name="key-setup", help=common_help("json"))
 def key_setup(c: Context, json: bool = False) -> None:
     """Put Vagrant's insecure keys in place, verified; build does it by itself."""
     from vagrant_kiwi import app
 
-    with _reported(Console(), as_json=json):
-        _show(app.key_setup(_request(c, {})), as_json=json)
+    with reported(Console(), as_json=json):
+        show(app.key_setup(request(c, {})), as_json=json)
 
 
 @task(
     klass=invocation.PlainTask,
     help={
-        **_help("json"),
+        **common_help("json"),
         "from-dicefile": "Dicefile, or the folder that holds it; no Ruby runs",
     },
 )
@@ -367,53 +300,16 @@ def init(c: Context, from_dicefile: str | None = None, json: bool = False) -> No
     """Write an invoke.yaml into the current folder that says the same as a Dicefile."""
     from vagrant_kiwi.init import from_dicefile as write_settings
 
-    with _reported(Console(), as_json=json):
+    with reported(Console(), as_json=json):
         if from_dicefile is None:
             raise UsageError(
                 "There is nothing to make an invoke.yaml from",
                 resolution="Give --from-dicefile=PATH, a Dicefile or the folder that holds it.",
             )
-        _show(
+        show(
             write_settings(Path(from_dicefile), cwd=Path.cwd(), environ=settings.environment()),
             as_json=json,
         )
 
 
-def _request(c: Context, flags: Mapping[str, object], *, run_id: str | None = None) -> app.Request:
-    """Merge the settings of all levels."""
-    from vagrant_kiwi import app
-
-    environment = settings.environment()
-    loaded = settings.load(c.config, environment=environment, flags=flags, cwd=Path.cwd())
-    return app.Request(
-        settings=loaded.settings,
-        cwd=Path.cwd(),
-        environment=settings.child_environment(
-            environment, agent=loaded.settings.provider == "host"
-        ),
-        arguments=invocation.remainder(sys.argv)[1],
-        run_id=run_id,
-    )
-
-
-@contextlib.contextmanager
-def _reported(console: Console, *, as_json: bool) -> Iterator[None]:
-    """Turn an expected failure into its message and its exit code."""
-    try:
-        yield
-    except VagrantKiwiError as error:
-        console.error(error)
-        if as_json:
-            _show({"status": "failed", "error": error.as_json()}, as_json=True)
-        raise Exit(code=error.code) from error
-
-
-def _show(answer: Mapping[str, object], *, as_json: bool) -> None:
-    """Print an answer on standard output."""
-    if as_json:
-        print(jsonlib.dumps(answer, indent=2))
-    else:
-        print(yaml.safe_dump(dict(answer), sort_keys=False, allow_unicode=True), end="")
-
-
-namespace = Collection(build, up, down, info, box_add, box_build, key_setup, init)
+namespace = Collection(build, up, down, info, *BOX_TASKS, key_setup, init)

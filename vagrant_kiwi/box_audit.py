@@ -1,0 +1,96 @@
+"""``box-verify``: installed boxes are looked into, without starting anything of them."""
+
+from __future__ import annotations
+
+from vagrant_kiwi import (
+    box_admin,
+    box_look_docker,
+    box_stores,
+    box_upkeep,
+    box_verify,
+    docker_api,
+)
+from vagrant_kiwi.app import Request
+from vagrant_kiwi.box_installed import Installed
+from vagrant_kiwi.box_supply import Supply
+from vagrant_kiwi.box_verify import Look
+from vagrant_kiwi.console import Console
+from vagrant_kiwi.deadline import Deadline
+from vagrant_kiwi.errors import BoxError
+
+
+def verify(
+    request: Request, console: Console, *, name: str | None, provider: str | None
+) -> tuple[dict[str, object], BoxError | None]:
+    """Look into the newest version of each installed box.
+
+    Args:
+        request: the task's input.
+        console: shows progress.
+        name: only this box.
+        provider: only boxes for this one.
+
+    Returns:
+        What was found in each, and the error that names all problems, if there are any.
+
+    Raises:
+        BoxError: the box is not installed, or cannot be looked into.
+        PreflightError: a tool is missing, or Docker does not answer.
+        PhaseTimeoutError: it takes too long.
+    """
+    rows: list[dict[str, object]] = []
+    wrong: list[str] = []
+    with box_admin.supply(request, console) as supply:
+        found = box_stores.look(supply, box_stores.kinds(provider))
+        chosen = [row for row in found.rows if row.installed and name in (None, row.name)]
+        for kind, why in found.silent.items():
+            console.warn(f"{kind} cannot be asked: {why}")
+        if name is not None and not chosen:
+            raise box_upkeep.not_installed(name, found)
+        for row in chosen:
+            one = row.installed[0]
+            stated = one.kiwi or (row.source.kiwi if row.source is not None else None)
+            look = _look(supply, one)
+            problems = box_verify.problems(look, stated_kiwi=stated, allowed_keys=())
+            rows.append(
+                {
+                    "name": row.name,
+                    "provider": row.kind,
+                    "version": one.version,
+                    "image": one.image,
+                    "kiwi": look.kiwi,
+                    "problems": list(problems),
+                }
+            )
+            wrong += [f"{row.name} ({row.kind}): {problem}" for problem in problems]
+    if not wrong:
+        return {"status": "good", "boxes": rows}, None
+    return {"status": "failed", "boxes": rows}, BoxError(
+        "A box is not as it should be" if len(wrong) == 1 else f"{len(wrong)} things are wrong",
+        details="\n".join(wrong),
+        resolution="Do not build in it. invoke box-build makes a box of ours anew; whoever made "
+        "another one must mend it.",
+    )
+
+
+def _look(supply: Supply, one: Installed) -> Look:
+    console = supply.console
+    deadline = Deadline.after(supply.settings.timeouts.box, what=f"Looking into the box {one.name}")
+    with console.phase("verify") as view:
+        view.update(f"{one.image} {one.version}")
+        if one.kind == "docker":
+            with docker_api.client(supply.environment) as client:
+                return box_look_docker.look_docker(
+                    client, one.image, deadline=deadline, log=view.update
+                )
+        from vagrant_kiwi import box_look_machine, machine_boxes
+
+        folder = supply.machines / one.name
+        box = next(each for each in machine_boxes.kept(folder) if each.version == one.version)
+        return box_look_machine.look_machine(
+            folder / box.version / box.file,
+            supply.runner,
+            scratch=supply.cache,
+            deadline=deadline,
+            update=view.update,
+        )

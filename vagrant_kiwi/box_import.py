@@ -1,0 +1,287 @@
+"""Boxes that others made: fetched, checked, and only then given to Docker or to Vagrant.
+
+Nothing of an archive reaches either before its checksum, its signature and its structure are good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vagrant_kiwi import box_archive, download, signatures
+from vagrant_kiwi.box_archive import DockerArchive, MachineArchive, RootFileSystem
+from vagrant_kiwi.box_supply import Supply
+from vagrant_kiwi.catalog import Kind, Source
+from vagrant_kiwi.console import PhaseView
+from vagrant_kiwi.deadline import Deadline
+from vagrant_kiwi.description_model import mask
+from vagrant_kiwi.errors import BoxError, UsageError
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A box to import.
+
+    Its archive is at ``url`` or ``file``, or it is an ``image`` of a registry; ``sha256`` and
+    ``size`` (bytes) are what the archive must have, where that is known; ``signature`` is a URL or
+    a file, made with a key in ``keyring``; ``version`` and ``kiwi`` are what is stated for it.
+    """
+
+    name: str
+    kind: Kind
+    url: str | None = None
+    file: Path | None = None
+    image: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    signature: str | Path | None = None
+    keyring: Path | None = None
+    version: str = "1"
+    kiwi: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, without credentials."""
+        return self.image or (mask(self.url) if self.url is not None else str(self.file))
+
+
+@dataclass(frozen=True)
+class Verified:
+    """An archive that is what it should be."""
+
+    path: Path
+    sha256: str
+    archive: DockerArchive | RootFileSystem | MachineArchive
+
+
+def wanted(name: str, kind: Kind, source: Source) -> Wanted:
+    """Return what a catalogue's entry asks for.
+
+    Args:
+        name: of the box.
+        kind: the kind of guest.
+        source: one with an archive.
+    """
+    return Wanted(
+        name=name,
+        kind=kind,
+        url=source.url,
+        file=source.file,
+        sha256=source.sha256,
+        size=source.size,
+        signature=source.signature,
+        keyring=source.keyring,
+        version=source.version or "1",
+        kiwi=source.kiwi,
+    )
+
+
+def from_words(
+    name: str,
+    kind: Kind,
+    *,
+    cwd: Path,
+    kiwi: str | None,
+    url: str | None,
+    file: str | None,
+    image: str | None,
+    sha256: str | None,
+    signature: str | None,
+    keyring: str | None,
+) -> Wanted:
+    """Return what a person asked for.
+
+    Args:
+        name: of the box.
+        kind: the kind of guest.
+        cwd: the folder that relative paths start from.
+        kiwi: version of KIWI that he states.
+        url, file, image, sha256, signature, keyring: as typed.
+
+    Raises:
+        UsageError: it does not go together, or leaves a download unchecked.
+    """
+    if image is not None and kind != "docker":
+        raise UsageError("--image is for docker", resolution="Give --url or --file of a .box.")
+    if image is not None and signature is not None:
+        raise UsageError("--signature is for --url and --file", resolution="Give --sha256.")
+    if (signature is None) != (keyring is None):
+        raise UsageError(
+            "--signature and --keyring go together",
+            resolution="The keyring is a file with the public keys that may sign the box.",
+        )
+    if url is not None and sha256 is None and signature is None:
+        raise UsageError(
+            "A box from a web server must be checked",
+            details="Whoever can change it there could change every image that is built in it.",
+            resolution="Give --sha256=SUM, or --signature=URL with --keyring=FILE.",
+        )
+    is_url = signature is not None and signature.startswith(("http://", "https://"))
+    return Wanted(
+        name=name,
+        kind=kind,
+        url=url,
+        file=cwd / Path(file).expanduser() if file is not None else None,
+        image=image,
+        sha256=checksum(sha256),
+        signature=signature if signature is None or is_url else cwd / Path(signature).expanduser(),
+        keyring=cwd / Path(keyring).expanduser() if keyring is not None else None,
+        kiwi=kiwi,
+    )
+
+
+def checksum(text: str | None) -> str | None:
+    """Return a SHA-256 as it was typed in the one way of writing it.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if text is None:
+        return None
+    found = text.strip().lower().removeprefix("sha256:")
+    if re.fullmatch(r"[0-9a-f]{64}", found, re.ASCII) is None:
+        raise UsageError(f"--sha256={text} is no SHA-256", details="it has 64 hex digits")
+    return found
+
+
+@contextlib.contextmanager
+def verified(
+    supply: Supply, wanted: Wanted, view: PhaseView, deadline: Deadline, *, room: int
+) -> Iterator[Verified]:
+    """Fetch an archive and check all of it, for the body.
+
+    What was downloaded is removed after the body, or when it is not what it should be; after an
+    interruption it stays, and the next call goes on with it.
+
+    Args:
+        supply: what it takes.
+        wanted: the box.
+        view: shows progress.
+        deadline: when it must be there.
+        room: bytes that its content may take.
+
+    Raises:
+        BoxError: it cannot be had, or is not what it should be.
+        PreflightError: gpg is missing.
+        PhaseTimeoutError: it takes too long.
+    """
+    if wanted.url is None:
+        assert wanted.file is not None  # noqa: S101 - the caller has images apart
+        yield _checked(supply, wanted, wanted.file, view, deadline, room)
+        return
+    path = _fetch(supply, wanted.url, view, deadline, sha256=wanted.sha256, size=wanted.size)
+    try:
+        found = _checked(supply, wanted, path, view, deadline, room)
+    except BoxError:
+        path.unlink(missing_ok=True)
+        raise
+    yield found
+    path.unlink(missing_ok=True)
+
+
+def _fetch(
+    supply: Supply,
+    url: str,
+    view: PhaseView,
+    deadline: Deadline,
+    *,
+    sha256: str | None = None,
+    size: int | None = None,
+) -> Path:
+    return download.fetch(
+        download.Source(url, sha256, size),
+        supply.cache / "downloads",
+        update=view.update,
+        log=supply.console.note,
+        deadline=deadline,
+    )
+
+
+def _checked(
+    supply: Supply,
+    wanted: Wanted,
+    path: Path,
+    view: PhaseView,
+    deadline: Deadline,
+    room: int,
+) -> Verified:
+    if not path.is_file():
+        raise BoxError(
+            f"There is no file {path}",
+            resolution="Correct the path of the box's archive.",
+        )
+    if wanted.size is not None and path.stat().st_size != wanted.size:
+        raise BoxError(
+            f"The box {wanted.name} has another size than stated",
+            details=f"{path}: {path.stat().st_size} bytes, stated are {wanted.size}",
+            resolution="Ask whoever offers it; nothing was imported.",
+        )
+    found = sha256_of(path, lambda percent: view.update("checksum", percent))
+    if wanted.sha256 not in (None, found):
+        raise BoxError(
+            f"The box {wanted.name} is not what it should be",
+            details=f"SHA-256 of {wanted.origin}\n  expected {wanted.sha256}\n  found    {found}",
+            resolution="Ask whoever offers it; nothing was imported.",
+        )
+    if wanted.signature is not None and wanted.keyring is not None:
+        _check_signature(supply, wanted, path, view, deadline)
+    view.update("checking the archive")
+    archive = box_archive.inspect(path, room=room)
+    is_machine = isinstance(archive, MachineArchive)
+    if is_machine != (wanted.kind == "libvirt"):
+        raise BoxError(
+            f"{wanted.origin} is no box for {wanted.kind}",
+            details="it is a box of Vagrant for libvirt"
+            if is_machine
+            else "it is an image for Docker",
+            resolution=f"Give --provider={'libvirt' if is_machine else 'docker'}.",
+        )
+    return Verified(path, found, archive)
+
+
+def _check_signature(
+    supply: Supply, wanted: Wanted, path: Path, view: PhaseView, deadline: Deadline
+) -> None:
+    assert wanted.signature is not None  # noqa: S101 - the caller looked
+    assert wanted.keyring is not None  # noqa: S101
+    view.update("signature")
+    fetched: Path | None = None
+    signature = wanted.signature
+    if isinstance(signature, str):
+        fetched = signature = _fetch(supply, signature, view, deadline)
+    try:
+        who = signatures.check(
+            path, signature, wanted.keyring, runner=supply.runner, timeout=deadline.left()
+        )
+    finally:
+        if fetched is not None:
+            fetched.unlink(missing_ok=True)
+    supply.console.note(f"{wanted.origin} is signed by {who}")
+
+
+def sha256_of(path: Path, progress: Callable[[int], None]) -> str:
+    """Return the SHA-256 of a file.
+
+    Args:
+        path: the file.
+        progress: told the percent.
+
+    Raises:
+        BoxError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        size = max(path.stat().st_size, 1)
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+                progress(min(100 * stream.tell() // size, 100))
+    except OSError as error:
+        raise BoxError(f"{path} cannot be read", details=str(error)) from error
+    return digest.hexdigest()
