@@ -7,7 +7,7 @@ each member, and the verdict of one counts.
 
 from __future__ import annotations
 
-import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,10 +104,13 @@ def inspect(file: Path, *, room: int, limits: Limits = _LIMITS) -> BoxArchive:
         BoxError: it is no box, is damaged, or is not safe to unpack.
     """
     try:
+        status = file.stat()
+        # Opening a pipe would wait for its other end.
+        if not stat.S_ISREG(status.st_mode):
+            raise ArchiveError("it is no ordinary file")
+        if not (size := status.st_size):
+            raise ArchiveError("it is empty")
         with file.open("rb") as source:
-            size = os.fstat(source.fileno()).st_size
-            if not size:
-                raise ArchiveError("it is empty")
             honest = max(limits.unpacked, limits.ratio * size)
             limit, why = min(
                 (room, "which is all that there is room for"),

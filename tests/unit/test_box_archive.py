@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import os
 import posixpath
 import tarfile
 import tempfile
@@ -149,6 +150,14 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         box_archive.inspect(tmp_path / "missing", room=1)
     with pytest.raises(BoxError, match="cannot be read"):
         list(box_archive_streams.import_stream(tmp_path / "missing"))
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(BoxError, match="no ordinary file"):
+        box_archive.inspect(tmp_path, room=1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BoxError, match="no ordinary file"):
+        box_archive.inspect(tmp_path / "pipe", room=1)
 
 
 # --- Cut off, damaged, with something behind ----------------------------------------------------
@@ -303,6 +312,12 @@ def test_a_size_below_zero(tmp_path: Path) -> None:
     data[at + 148 : at + 156] = b" " * 8
     data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
     refused(tmp_path, bytes(data), "overlap|bytes|damaged")
+
+
+def test_it_goes_forwards_only() -> None:
+    (member,) = tar_scan.members(io.BytesIO(tar(Entry("x", b"y"))), Budget(1 << 20, ""), most=9)
+    with pytest.raises(ArchiveError, match="overlap"):
+        member.content.read()
 
 
 # --- For any archive ----------------------------------------------------------------------------
