@@ -170,7 +170,7 @@ def _loaded(
     """
     journal = supply.cache / f"{name}.loading"
     if journal.exists():
-        _drop(client, journal.read_text("ascii").strip())
+        docker_boxes.drop(client, journal.read_text("ascii").strip())
     if boxes.image_of(client, archive.image_id) is None:
         state.write_text(journal, f"{archive.image_id}\n")
     try:
@@ -183,22 +183,10 @@ def _loaded(
         yield image
     except BaseException:
         if journal.exists():
-            _drop(client, archive.image_id)
+            docker_boxes.drop(client, archive.image_id)
         raise
     finally:
         journal.unlink(missing_ok=True)
-
-
-def _drop(client: docker.DockerClient, image: str) -> None:
-    """Remove an image that nobody has given a name or a child to."""
-    with contextlib.suppress(docker.errors.ImageNotFound):
-        if not client.images.get(image).tags:
-            try:
-                client.images.remove(image)
-            except docker.errors.APIError as error:
-                # Another image is based on it.
-                if error.status_code != 409:
-                    raise
 
 
 def _labelled(

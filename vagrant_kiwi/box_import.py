@@ -179,10 +179,14 @@ def verified(
     try:
         found = _checked(supply, wanted, path, view, deadline, room)
     except BoxError:
-        path.unlink(missing_ok=True)
+        download.forget(wanted.url, _downloads(supply))
         raise
     yield found
-    path.unlink(missing_ok=True)
+    download.forget(wanted.url, _downloads(supply))
+
+
+def _downloads(supply: Supply) -> Path:
+    return supply.cache / "downloads"
 
 
 def _fetch(
@@ -196,7 +200,7 @@ def _fetch(
 ) -> Path:
     return download.fetch(
         download.Source(url, sha256, size),
-        supply.cache / "downloads",
+        _downloads(supply),
         update=view.update,
         log=supply.console.note,
         deadline=deadline,
@@ -251,17 +255,15 @@ def _check_signature(
     assert wanted.signature is not None  # noqa: S101 - the caller looked
     assert wanted.keyring is not None  # noqa: S101
     view.update("signature")
-    fetched: Path | None = None
-    signature = wanted.signature
-    if isinstance(signature, str):
-        fetched = signature = _fetch(supply, signature, view, deadline)
+    given = wanted.signature
+    signature = given if isinstance(given, Path) else _fetch(supply, given, view, deadline)
     try:
         who = signatures.check(
             path, signature, wanted.keyring, runner=supply.runner, timeout=deadline.left()
         )
     finally:
-        if fetched is not None:
-            fetched.unlink(missing_ok=True)
+        if isinstance(given, str):
+            download.forget(given, _downloads(supply))
     supply.console.note(f"{wanted.origin} is signed by {who}")
 
 

@@ -5,6 +5,7 @@ What they are stands in labels of the images, so that every user of the daemon s
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 from collections.abc import Callable, Sequence
@@ -190,3 +191,15 @@ def in_use(name: str, boxes: Sequence[Installed]) -> BoxError:
         details="\n".join(users),
         resolution="invoke down removes guests that were left. --force removes the box anyway.",
     )
+
+
+def drop(client: docker.DockerClient, image: str) -> None:
+    """Remove an image that has no name, unless a container or another image is based on it.
+
+    Args:
+        client: the Docker daemon.
+        image: its id; nothing happens if there is none.
+    """
+    with contextlib.suppress(docker.errors.ImageNotFound):
+        if not client.images.get(image).tags:
+            remove_tag(client, image)

@@ -87,6 +87,7 @@ def layered(client: docker.DockerClient, image: str, images: list[str]) -> str:
         client,
         io.BytesIO(tar_of({"Dockerfile": dockerfile, "file": b"same"})),
         arguments={},
+        labels={},
         network="none",
         log=lambda _: None,
         deadline=soon(),

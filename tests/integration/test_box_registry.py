@@ -1,0 +1,165 @@
+"""box-push and boxes of a registry: a real registry on this host, with and without a login."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import docker.errors
+import pytest
+
+from tests.integration.cli import Finished, Project
+from tests.integration.registry import free_port, log_in, registry
+
+
+def image(client: docker.DockerClient, name: str) -> str:
+    """Make a small image, each time with other bytes, and return its id."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        member = tarfile.TarInfo(f"etc/{uuid.uuid4().hex}")
+        tar.addfile(member, io.BytesIO())
+    repository, _, tag = name.rpartition(":")
+    client.api.import_image_from_data(stream.getvalue(), repository=repository, tag=tag)
+    return str(client.images.get(name).id)
+
+
+@pytest.fixture
+def name(docker_client: docker.DockerClient) -> Iterator[str]:
+    """Yield a name for a box that nobody else has; at the end no image is left of the test."""
+    before = {entry.id for entry in docker_client.images.list(all=True)}
+    made = f"vk-test-{uuid.uuid4().hex[:8]}"
+    yield made
+    for entry in docker_client.images.list():
+        for tag in entry.tags:
+            if made in tag:
+                docker_client.images.remove(tag, force=True)
+    assert {entry.id for entry in docker_client.images.list(all=True)} <= before
+
+
+def user(folder: Path, *, config: str = "docker") -> Project:
+    """Return a user's folder with a configuration of Docker's client of its own."""
+    (folder / config).mkdir(exist_ok=True)
+    return Project(
+        folder,
+        environment={
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "DOCKER_CONFIG": str(folder / config),
+        },
+    )
+
+
+def add(project: Project, name: str, *words: str) -> Finished:
+    return project.run("box-add", f"--name={name}", "--json", *words)
+
+
+def test_a_box_is_pushed_with_the_users_login_and_had_by_its_digest(
+    docker_client: docker.DockerClient, name: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    place = f"127.0.0.1:{port}/team/{name}"
+    source = f"{name}-source:1"
+    image(docker_client, source)
+    good, bad, none = (user(tmp_path, config=each) for each in ("good", "bad", "none"))
+    log_in(tmp_path / "good", port)
+    log_in(tmp_path / "bad", port, password="wrong")
+    added = add(good, name, f"--image={source}")
+    assert added.status == 0, added.errors
+    push = ("box-push", f"{place}:1", f"--name={name}", "--json")
+    with registry(tmp_path, port, login=True):
+        for refused in (bad, none):
+            done = refused.run(*push)
+            assert done.status == 5, done.errors
+            assert f"docker login 127.0.0.1:{port}" in done.json["error"]["resolution"]
+        done = good.run(*push)
+        assert done.status == 0, done.errors
+        assert done.json["image"] == f"{place}:1"
+        digest = done.json["digest"]
+        # The name was there for the push only.
+        with pytest.raises(docker.errors.ImageNotFound):
+            docker_client.images.get(f"{place}:1")
+        assert good.run("box-remove", name).status == 0
+        docker_client.images.remove(source)
+
+        other = f"{name}-other"
+        wrong = add(good, other, f"--image={place}:1", f"--sha256={'0' * 64}")
+        assert wrong.status == 5, wrong.errors
+        back = add(good, other, f"--image={place}:1", f"--sha256={digest}")
+        assert back.status == 0, back.errors
+        assert back.json["digest"] == digest.removeprefix("sha256:")
+        labels = docker_client.images.get(back.json["image"]).labels
+        assert labels["vagrant-kiwi.box"] == other
+        assert labels["vagrant-kiwi.origin"] == f"{place}:1"
+    gone = good.run(*push[:2], f"--name={other}", "--json")
+    assert gone.status == 5, "nobody listens there"
+    secrets = [path for path in tmp_path.rglob("*") if path.is_file() and "cache" in path.parts]
+    assert all(b"wrong" not in path.read_bytes() for path in secrets)
+
+
+def test_a_name_that_is_another_image_here_is_left_alone(
+    docker_client: docker.DockerClient, name: str, tmp_path: Path
+) -> None:
+    project = user(tmp_path)
+    mine = f"127.0.0.1:1/team/{name}:1"
+    source = f"{name}-source:1"
+    image(docker_client, source)
+    added = add(project, name, f"--image={source}")
+    assert added.status == 0, added.errors
+    before = image(docker_client, mine)
+    done = project.run("box-push", mine, f"--name={name}", "--json")
+    assert done.status == 5
+    assert "another image" in done.json["error"]["brief"]
+    assert docker_client.images.get(mine).id == before
+    for place in ("no-registry", f"{mine}@sha256:{'0' * 64}"):
+        assert project.run("box-push", place, f"--name={name}").status == 1
+
+
+def test_a_box_of_the_catalogue_that_is_an_image_is_updated(
+    docker_client: docker.DockerClient, name: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    place = f"127.0.0.1:{port}/team/{name}:1"
+    project = user(tmp_path)
+    entry = {
+        "name": name,
+        "about": "a box of the site",
+        "package_managers": ["dnf5"],
+        "sources": [{"provider": "docker", "image": place}],
+    }
+    (tmp_path / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
+    project.settings(catalogs=["boxes.yaml"])
+
+    def update() -> tuple[list[str], list[str]]:
+        done = project.run("box-update", f"--name={name}", "--provider=docker", "--json")
+        assert done.status == 0, done.errors
+        return (
+            [one["name"] for one in done.json["updated"]],
+            [one["name"] for one in done.json["current"]],
+        )
+
+    with registry(tmp_path, port):
+        image(docker_client, place)
+        docker_client.images.push(place)
+        docker_client.images.remove(place)
+        assert project.run("box-update", f"--name={name}").status == 5, "it is not installed"
+        assert project.run("box-add", f"--name={name}").status == 0
+        assert update() == ([], [name])
+        older = docker_client.images.get(place)
+        newer = image(docker_client, place)
+        docker_client.images.push(place)
+        # As if somebody else had pushed it.
+        docker_client.images.remove(place)
+        older.tag(place.rpartition(":")[0], "1")
+        assert update() == ([name], [])
+        assert docker_client.images.get(place).id == newer
+        with pytest.raises(docker.errors.ImageNotFound):
+            docker_client.images.get(str(older.id))
+    listed = project.run("box-list", "--provider=docker", "--json").json["boxes"]
+    (row,) = [one for one in listed if one["name"] == name]
+    assert [one["image"] for one in row["installed"]] == [place]
+    removed = project.run("box-remove", name)
+    assert removed.status == 0, removed.errors
