@@ -138,7 +138,8 @@ def _begin(job: Job, part: Part, head: Head) -> None:
         job.log(f"{job.source.shown} comes from the start again")
     part.discard()
     _check_size(job, part, head.length)
-    check_room(job.folder, head.length or 0)
+    coming = head.length if head.length is not None else job.source.size
+    check_room(job.folder, coming or 0)
     part.begin(version_of(job.source.url, head.headers, head.length))
 
 
@@ -157,7 +158,8 @@ def _go_on(job: Job, part: Part, head: Head) -> None:
 
 def _range_total(head: Head, start: int) -> int | None:
     """Return the size of the whole file, if the answer is all the rest of it."""
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", head.headers.get("Content-Range", "").strip())
+    said = head.headers.get("Content-Range", "").strip()
+    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", said)
     if match is None:
         return None
     first, last, total = map(int, match.groups())
@@ -235,6 +237,6 @@ def refusal(job: Job, head: Head) -> AgainError | BoxError:
 
 def _retry_after(job: Job, headers: Mapping[str, str]) -> float | None:
     try:
-        return job.patience.parse_retry_after(headers["Retry-After"])
-    except (KeyError, urllib3.exceptions.InvalidHeader):
+        return float(job.patience.parse_retry_after(headers["Retry-After"]))
+    except (KeyError, ValueError, OverflowError, urllib3.exceptions.InvalidHeader):
         return None

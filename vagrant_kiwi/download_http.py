@@ -7,6 +7,7 @@ headers that come byte by byte. So a thread reads, and who waits for it can leav
 from __future__ import annotations
 
 import contextlib
+import http.client
 import queue
 import ssl
 import threading
@@ -216,6 +217,8 @@ def explain(error: Exception, url: str) -> AgainError | BoxError:
     """
     chain = list(_chain(error))
     said = mask_credentials(str(chain[-1]).strip()) or type(chain[-1]).__name__
+    if any(isinstance(one, http.client.IncompleteRead) for one in chain):
+        said = "the connection broke off"
     tls = next((one for one in chain if isinstance(one, ssl.SSLError)), None)
     # A connection that ends in the middle of TLS's own talk is an ordinary drop.
     if tls is not None and not isinstance(tls, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):

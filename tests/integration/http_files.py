@@ -83,6 +83,7 @@ class FileServer:
     entries: dict[str, Entry] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     holding: threading.Event = field(default_factory=threading.Event)
+    expired: bool = False
     _released: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -124,7 +125,8 @@ class FileServer:
 
     def _hold(self) -> None:
         self.holding.set()
-        self._released.wait(_LONGEST)
+        if not self._released.wait(_LONGEST):
+            self.expired = True
 
 
 def etag(content: bytes) -> str:
@@ -163,6 +165,7 @@ def serving(*, tls: Path | None = None) -> Iterator[FileServer]:
         listener.shutdown()
         thread.join()
         listener.server_close()
+    assert not server.expired, "a request was held, and neither side ended that"
 
 
 def certificate(folder: Path) -> Path:

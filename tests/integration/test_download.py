@@ -226,11 +226,16 @@ def test_attempts_without_progress_come_to_an_end_and_keep_what_came(
         Trick(content_range="bytes 0-999999/1000000"),
         Trick(content_range="bytes 400000-999998/1000000"),
         Trick(content_range="bytes 400000-1999999/2000000"),
+        Trick(length=599_990),
+        Trick(content_range=f"bytes 400000-{'9' * 5000}/1{'0' * 5000}"),
         Trick(content_range="nonsense"),
         Trick(headers={"Content-Range": None}),
         Trick(status=416),
     ],
-    ids=["no ranges", "another start", "another end", "another size", "nonsense", "none", "416"],
+    ids=[
+        *("no ranges", "another start", "another end", "another size", "another length"),
+        *("huge", "nonsense", "none", "416"),
+    ],
 )
 def test_an_answer_that_is_not_the_rest_starts_over(
     server: FileServer, client: Client, rest: Trick
@@ -334,6 +339,19 @@ def test_another_size_is_refused_before_anything_is_written(
     assert client.left() == []
 
 
+def test_another_size_that_shows_with_the_rest_is_refused(
+    server: FileServer, client: Client
+) -> None:
+    url = server.put(
+        "/a.bin", CONTENT, Trick(framing="chunked", cut=400_000), usual=Trick(hold=600_000)
+    )
+    with pytest.raises(BoxError) as caught:
+        client.get(url, sha256=None, size=1_000_001)
+    assert "1000001 bytes, and has 1000000" in caught.value.details
+    assert server.ranges("/a.bin") == [None, "bytes=400000-"]
+    assert client.left() == []
+
+
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 def test_a_server_that_sends_more_than_it_should_is_cut_off(
     server: FileServer, client: Client, framing: str
@@ -421,7 +439,7 @@ def test_the_deadline_is_the_end_and_what_came_is_kept(
 ) -> None:
     url = server.put("/a.bin", CONTENT, trick)
     with pytest.raises(PhaseTimeoutError) as caught:
-        client.get(url, limit=1.5)
+        client.get(url, limit=1.5, stall=3600)
     assert caught.value.code == 124
     server.release()
     assert client.get(url).read_bytes() == CONTENT
@@ -434,9 +452,10 @@ def test_a_server_in_trouble_is_tried_again(
 ) -> None:
     busy = Trick(status=status, content=b"busy", headers={"Retry-After": "0"})
     soon = replace(busy, headers={"Retry-After": "soon"})
-    url = server.put("/a.bin", CONTENT, busy, soon)
+    never = replace(busy, headers={"Retry-After": "9" * 5000})
+    url = server.put("/a.bin", CONTENT, busy, soon, never)
     assert client.get(url).read_bytes() == CONTENT
-    assert len(server.seen) == 3
+    assert len(server.seen) == 4
 
 
 def test_a_server_is_given_the_time_that_it_asks_for(server: FileServer, client: Client) -> None:
@@ -604,6 +623,15 @@ def test_a_file_without_room_is_refused_before_anything_is_written(
     assert client.left() == []
 
 
+def test_a_file_of_unknown_length_needs_the_room_that_is_stated(
+    server: FileServer, client: Client
+) -> None:
+    url = server.put("/a.bin", CONTENT, usual=Trick(framing="chunked", hold=0))
+    with pytest.raises(PreflightError, match="not enough room"):
+        client.get(url, size=10**18)
+    assert client.left() == []
+
+
 def small_disk(folder: Path, megabytes: int) -> tuple[str, ...]:
     """Return the words before a command that give it a small disk in a folder, for itself."""
     unshare = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--mount", "-r")
@@ -677,8 +705,15 @@ def test_what_was_left_behind_in_another_state(
     else:  # as if killed before it got its name
         part.write_bytes(CONTENT)
     server.put("/a.bin", CONTENT)
+    if damage == "all of it":
+        whole = client.get(url, size=len(CONTENT))
+        assert len(server.seen) == 2
+        whole.rename(part)
+        with pytest.raises(BoxError, match="not the file that was asked for"):
+            client.get(url, size=len(CONTENT) + 1)
+        return
     assert client.get(url).read_bytes() == CONTENT
-    assert server.ranges("/a.bin")[2:] == ([] if damage == "all of it" else [None])
+    assert server.ranges("/a.bin")[2:] == [None]
 
 
 def test_without_a_sum_a_part_is_not_taken_for_the_whole_file(
