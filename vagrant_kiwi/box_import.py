@@ -198,10 +198,12 @@ def _fetch(
     sha256: str | None = None,
     size: int | None = None,
 ) -> Path:
+    # The text has the rate, which is another one each time: in a log that is a line each time.
+    live = supply.console.terminal
     return download.fetch(
         download.Source(url, sha256, size),
         _downloads(supply),
-        update=view.update,
+        update=view.update if live else lambda _, percent: view.update("downloading", percent),
         log=supply.console.note,
         deadline=deadline,
     )
