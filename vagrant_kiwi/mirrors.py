@@ -187,7 +187,9 @@ def choose(
         if replaced is not None and replaced != one.source:
             mapped[place] = replaced
     silent = _silent(
-        {place: index_urls(one, mapped.get(place)) for place, one in enumerate(used)}, probe
+        {place: index_urls(one, mapped.get(place)) for place, one in enumerate(used)},
+        probe,
+        PATIENCE,
     )
     choices = [
         MirrorChoice(one, mapped[place]) for place, one in enumerate(used) if place in mapped
@@ -291,7 +293,7 @@ def _keep_login(source: str, target: str) -> str:
     return f"{scheme}{separator}{login}@{rest}"
 
 
-def _silent(urls: Mapping[int, tuple[str, ...]], probe: Probe) -> list[int]:
+def _silent(urls: Mapping[int, tuple[str, ...]], probe: Probe, patience: float) -> list[int]:
     """Return the places whose URLs all fail; all are asked at the same time."""
     wanted = list(dict.fromkeys(url for group in urls.values() for url in group))
     if not wanted:
@@ -299,8 +301,8 @@ def _silent(urls: Mapping[int, tuple[str, ...]], probe: Probe) -> list[int]:
     # A name server that does not answer is outside of any time-out that requests knows.
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=min(64, len(wanted)))
     try:
-        asked = {url: pool.submit(probe, url, PATIENCE) for url in wanted}
-        done, _ = concurrent.futures.wait(asked.values(), timeout=PATIENCE + 0.5)
+        asked = {url: pool.submit(probe, url, patience) for url in wanted}
+        done, _ = concurrent.futures.wait(asked.values(), timeout=patience + 0.5)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     good = {url for url, future in asked.items() if future in done and future.result()}
@@ -331,10 +333,14 @@ def _equal(one: str, other: str) -> bool:
 
 
 def _first_answering(repository: Repository, candidates: Sequence[str], probe: Probe) -> str | None:
-    silent = _silent(
-        {place: index_urls(repository, uri) for place, uri in enumerate(candidates)}, probe
-    )
-    return next((uri for place, uri in enumerate(candidates) if place not in silent), None)
+    urls = {place: index_urls(repository, uri) for place, uri in enumerate(candidates)}
+    # These are the last resort: a busy host or a slow name server gets a second chance.
+    for patience in (PATIENCE, 3 * PATIENCE):
+        silent = _silent(urls, probe, patience)
+        for place, uri in enumerate(candidates):
+            if place not in silent:
+                return uri
+    return None
 
 
 def _problem(
