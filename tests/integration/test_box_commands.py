@@ -438,3 +438,24 @@ def test_a_running_build_is_not_disturbed(
         running.send_signal(signal.SIGTERM)
         ended = finish(running)
     assert ended.status == 143, ended.errors
+
+
+def test_a_root_file_system_is_a_box_for_vagrant(site: Site, box: str) -> None:
+    file = site.project.folder / "root.tar"
+    guest = site.client.containers.create(box, ["none"])
+    try:
+        with file.open("wb") as stream:
+            for chunk in guest.export():
+                stream.write(chunk)
+    finally:
+        guest.remove()
+    done = site.add(f"--file={file}", "--kiwi-version=11.1.6")
+    assert done.status == 0, done.errors
+    verified = site.project.run("box-verify", f"--name={site.name}", "--json")
+    assert verified.status == 0, verified.errors
+    site.project.settings(provision=[str(STAND_IN)], mirrors="off", box=site.name)
+    describe(site.project.folder / "image")
+    built = site.project.run("build", "--description=image", "--provider=docker", "--json")
+    assert built.status == 0, built.errors
+    manifest = json.loads((Path(built.json["result_dir"]) / "manifest.json").read_text())
+    assert manifest["box"]["digest"] == done.json["digest"]

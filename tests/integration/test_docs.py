@@ -15,10 +15,14 @@ from tests.integration.cli import CHECKOUT
 #: What runs these tests cannot run within them.
 _NOT_HERE = frozenset({"./bootstrap test"})
 
+#: Pages that begin in an environment that is active.
+_ACTIVATED = frozenset({"docs/how-to.md", "docs/boxes.md"})
+
 PAGES = (
     "README.md",
     "docs/tutorial.md",
     "docs/how-to.md",
+    "docs/boxes.md",
     "docs/from-dice.md",
     "docs/from-kiwi-boxed-plugin.md",
 )
@@ -56,7 +60,7 @@ def test_the_commands_of_a_page_work(page: str, copy: Path, unchanged: None) -> 
         "./bootstrap test",
     ]
     lines = [line for line in commands(page) if line not in _NOT_HERE]
-    before = "" if page != "docs/how-to.md" else ". .venv/bin/activate\n"
+    before = ". .venv/bin/activate\n" if page in _ACTIVATED else ""
     done = shell(before + "\n".join(["set -x", *lines]), copy)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
