@@ -113,8 +113,12 @@ def _to_docker(
                 details=str(error),
                 resolution=f"Is {wanted.origin} what docker save or docker export wrote?",
             ) from error
+        repository = boxes.repository_of(wanted.name)
+        before = boxes.image_of(client, f"{repository}:{digest[:12]}")
         with supply.gate.shield():
-            client.api.tag(image, boxes.repository_of(wanted.name), digest[:12])
+            client.api.tag(image, repository, digest[:12])
+            if before is not None:
+                boxes.drop(client, before, supply.cache)
         box = _in_docker(client, wanted.name, digest)
         assert box is not None  # noqa: S101 - it was named just now, under the lock
         boxes.remove_others(client, box, supply.cache, note)
@@ -170,7 +174,7 @@ def _loaded(
     """
     journal = supply.cache / f"{name}.loading"
     if journal.exists():
-        docker_boxes.drop(client, journal.read_text("ascii").strip())
+        boxes.drop(client, journal.read_text("ascii").strip(), supply.cache)
     if boxes.image_of(client, archive.image_id) is None:
         state.write_text(journal, f"{archive.image_id}\n")
     try:
@@ -183,7 +187,7 @@ def _loaded(
         yield image
     except BaseException:
         if journal.exists():
-            docker_boxes.drop(client, archive.image_id)
+            boxes.drop(client, archive.image_id, supply.cache)
         raise
     finally:
         journal.unlink(missing_ok=True)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
-#: Columns of a stream that is no terminal: lines must not be broken there.
-_WIDE = 400
+#: Wider than any line: a terminal breaks long lines by itself, and better than a table's cells.
+_WIDE = 1000
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
 
@@ -21,44 +21,37 @@ def print_boxes(answer: Mapping[str, Any]) -> None:
     Args:
         answer: of ``box_admin.overview``.
     """
-    console = RichConsole(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console = RichConsole(file=sys.stdout, highlight=False, width=_WIDE)
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for title in ("NAME", "PROVIDER", "FOR", "VERSION"):
-        table.add_column(title, no_wrap=title != "FOR")
-    table.add_column("SIZE", justify="right", no_wrap=True)
-    table.add_column("AGE", justify="right", no_wrap=True)
-    for title in ("STATE", "USED BY"):
-        table.add_column(title)
+    table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    for title in ("NAME", "PROVIDER", "FOR", "VERSION", "KIWI", "SIZE", "AGE", "STATE", "USED BY"):
+        table.add_column(title, justify="right" if title in ("SIZE", "AGE") else "left")
     for row in answer["boxes"]:
         for cells in _lines(row):
-            table.add_row(*cells)
-    console.print(table)
+            table.add_row(*(escape(cell) for cell in cells))
+    console = RichConsole(width=_WIDE, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        print(line.rstrip())
 
 
 def _lines(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     builds = ", ".join(row["builds"]) or "-"
     known = bool(row["about"])
     if not row["installed"]:
-        yield (row["name"], row["provider"], builds, "-", "-", "-", "not installed", "")
+        yield (row["name"], row["provider"], builds, "-", "-", "-", "-", "not installed", "")
     for one in row["installed"]:
         state = "outdated" if one["outdated"] else "current" if known else "imported"
         yield (
             row["name"],
             row["provider"],
             builds,
-            _version(one),
+            one["version"] or one["digest"][:12],
+            one["kiwi"] or "-",
             decimal(one["size"]),
             age(one["age_seconds"]),
             state,
             ", ".join(one["used_by"]),
         )
-
-
-def _version(one: Mapping[str, Any]) -> str:
-    kiwi = f" (KIWI {one['kiwi']})" if one["kiwi"] else ""
-    return f"{one['version'] or one['digest'][:12]}{kiwi}"
 
 
 def age(seconds: int) -> str:

@@ -11,7 +11,6 @@ from vagrant_kiwi import (
     box_admin,
     box_by_name,
     box_stores,
-    box_use,
     boxes,
     catalog,
     docker_api,
@@ -197,19 +196,10 @@ def update(
             same = box.content == before.content
             if row.source.image is not None and not same:
                 # The registry's name is that of the newer one now.
-                _drop(made, before)
+                with docker_api.client(made.environment) as client, boxes.docker_errors():
+                    boxes.drop(client, before.content, made.cache)
         (current if same else updated).append({**said, "version": box.version})
     return {"updated": updated, "current": current, "left": left}
-
-
-def _drop(supply: Supply, old: Installed) -> None:
-    with (
-        docker_api.client(supply.environment) as client,
-        boxes.docker_errors(),
-        box_use.removing(supply.cache, old.content) as free,
-    ):
-        if free:
-            docker_boxes.drop(client, old.content)
 
 
 def push(request: Request, console: Console, *, image: str) -> dict[str, object]:

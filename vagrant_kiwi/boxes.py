@@ -145,10 +145,13 @@ def ensure_docker_box(
         box = None if anew else find_docker_box(client, recipe)
         if box is None:
             _remove_half_made(folder, recipe, log)
+            before = image_of(client, docker_tag(recipe))
             inputs = BoxInputs(Mirrors(mirror, security_mirror), public_key, folder)
             build_image(recipe, inputs, client, runner, log=log, deadline=deadline)
             box = _as_box(recipe, client.images.get(docker_tag(recipe)))
             remove_others(client, box, folder, log)
+            if before not in (None, box.image_id):
+                drop(client, before, folder)
         return box
 
 
@@ -206,6 +209,22 @@ def remove_tag(client: docker.DockerClient, tag: str, *, force: bool = False) ->
         # A guest took it in this moment.
         return False
     return True
+
+
+def drop(client: docker.DockerClient, image: str, cache: Path) -> None:
+    """Remove an image that lost its name, unless something uses it or is based on it.
+
+    Args:
+        client: the Docker daemon.
+        image: its id; nothing happens if there is none.
+        cache: the user's cache folder, where builds hold what they use.
+    """
+    with box_use.removing(cache, image) as free:
+        try:
+            if free and not client.images.get(image).tags:
+                remove_tag(client, image)
+        except docker.errors.ImageNotFound:
+            return
 
 
 def short_name(tag: str) -> str:

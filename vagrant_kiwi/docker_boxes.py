@@ -5,16 +5,15 @@ What they are stands in labels of the images, so that every user of the daemon s
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
 import docker.utils
-from docker.models.images import Image
 
 from vagrant_kiwi import box_use
 from vagrant_kiwi.box_build import (
@@ -45,12 +44,13 @@ def installed(client: docker.DockerClient, name: str | None = None) -> list[Inst
     wanted = f"{LABEL_BOX}={name}" if name is not None else LABEL_BOX
     with docker_errors():
         users = _users(client)
+        # Not client.images, which asks for each image again, when it may be gone.
         found = [
             _as_installed(image, tag, users)
-            for image in client.images.list(filters={"label": wanted})
-            for tag in image.tags
+            for image in client.api.images(filters={"label": wanted})
+            for tag in image.get("RepoTags") or ()
             # An image that was built on a box has its labels too, and another name.
-            if short_name(tag).rpartition(":")[0] == repository_of(image.labels[LABEL_BOX])
+            if short_name(tag).rpartition(":")[0] == repository_of(image["Labels"][LABEL_BOX])
         ]
     return sorted(found, key=lambda box: box.created, reverse=True)
 
@@ -90,7 +90,10 @@ def pulled(
                 content=str(image.id),
                 digest=(*sums, "")[0],
                 size=int(image.attrs["Size"]),
-                created=_time(image.attrs["Created"]),
+                # Docker writes nanoseconds, of which Python reads six digits.
+                created=datetime.datetime.fromisoformat(
+                    re.sub(r"(\.\d{6})\d+", r"\1", image.attrs["Created"])
+                ),
                 kiwi=kiwi,
                 origin=reference,
                 users=tuple(sorted(_users(client).get(str(image.id), ()))),
@@ -110,26 +113,23 @@ def _users(client: docker.DockerClient) -> dict[str, list[str]]:
     return users
 
 
-def _as_installed(image: Image, tag: str, users: dict[str, list[str]]) -> Installed:
-    labels = image.labels
+def _as_installed(
+    image: Mapping[str, Any], tag: str, users: Mapping[str, Sequence[str]]
+) -> Installed:
+    labels = image["Labels"]
     return Installed(
         name=labels[LABEL_BOX],
         kind="docker",
         version=labels.get(LABEL_VERSION, ""),
         image=short_name(tag),
-        content=str(image.id),
+        content=str(image["Id"]),
         digest=labels.get(LABEL_SOURCE) or labels.get(LABEL_RECIPE, ""),
-        size=int(image.attrs["Size"]),
-        created=_time(image.attrs["Created"]),
+        size=int(image["Size"]),
+        created=datetime.datetime.fromtimestamp(image["Created"], datetime.UTC),
         kiwi=labels.get(LABEL_KIWI) or None,
         origin=labels.get(LABEL_ORIGIN, "recipe"),
-        users=tuple(sorted(users.get(str(image.id), ()))),
+        users=tuple(sorted(users.get(str(image["Id"]), ()))),
     )
-
-
-def _time(text: str) -> datetime.datetime:
-    # Docker writes nanoseconds, which Python does not read.
-    return datetime.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
 
 
 def as_box(one: Installed) -> DockerBox:
@@ -191,15 +191,3 @@ def in_use(name: str, boxes: Sequence[Installed]) -> BoxError:
         details="\n".join(users),
         resolution="invoke down removes guests that were left. --force removes the box anyway.",
     )
-
-
-def drop(client: docker.DockerClient, image: str) -> None:
-    """Remove an image that has no name, unless a container or another image is based on it.
-
-    Args:
-        client: the Docker daemon.
-        image: its id; nothing happens if there is none.
-    """
-    with contextlib.suppress(docker.errors.ImageNotFound):
-        if not client.images.get(image).tags:
-            remove_tag(client, image)

@@ -90,11 +90,11 @@ def site(tmp_path: Path, docker_client: docker.DockerClient) -> Iterator[Site]:
     cache = tmp_path / "cache"
     project = Project(tmp_path, environment={"XDG_CACHE_HOME": str(cache), "no_proxy": "127.0.0.1"})
     made = Site(project, f"vk-test-{uuid.uuid4().hex[:8]}", cache / "vagrant-kiwi", docker_client)
-    before = {image.id for image in docker_client.images.list(all=True)}
+    before = set(docker_client.api.images(all=True, quiet=True))
     yield made
     for tag in made.images():
         docker_client.images.remove(tag, force=True)
-    assert {image.id for image in docker_client.images.list(all=True)} <= before
+    assert set(docker_client.api.images(all=True, quiet=True)) <= before
 
 
 # --- import -----------------------------------------------------------------------------------
@@ -117,6 +117,11 @@ def test_a_box_from_a_web_server_is_checked_and_used_once(site: Site, server: Fi
     again = site.add(f"--url={url}", f"--sha256={sha256(data)}")
     assert again.json == done.json
     assert len(server.seen) == 2, "what is there is not fetched"
+    forced = site.add(f"--url={url}", f"--sha256={sha256(data)}", "--force")
+    assert forced.json["image"] == done.json["image"]
+    assert forced.json["image_id"] != done.json["image_id"]
+    with pytest.raises(docker.errors.ImageNotFound):
+        site.client.images.get(done.json["image_id"])
 
     row = site.row()
     assert row["origin"] == url
@@ -444,9 +449,8 @@ def test_a_root_file_system_is_a_box_for_vagrant(site: Site, box: str) -> None:
     file = site.project.folder / "root.tar"
     guest = site.client.containers.create(box, ["none"])
     try:
-        with file.open("wb") as stream:
-            for chunk in guest.export():
-                stream.write(chunk)
+        command = ["docker", "export", f"--output={file}", str(guest.id)]
+        subprocess.run(command, check=True)
     finally:
         guest.remove()
     done = site.add(f"--file={file}", "--kiwi-version=11.1.6")

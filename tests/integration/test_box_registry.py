@@ -31,14 +31,14 @@ def image(client: docker.DockerClient, name: str) -> str:
 @pytest.fixture
 def name(docker_client: docker.DockerClient) -> Iterator[str]:
     """Yield a name for a box that nobody else has; at the end no image is left of the test."""
-    before = {entry.id for entry in docker_client.images.list(all=True)}
+    before = set(docker_client.api.images(all=True, quiet=True))
     made = f"vk-test-{uuid.uuid4().hex[:8]}"
     yield made
     for entry in docker_client.images.list():
         for tag in entry.tags:
             if made in tag:
                 docker_client.images.remove(tag, force=True)
-    assert {entry.id for entry in docker_client.images.list(all=True)} <= before
+    assert set(docker_client.api.images(all=True, quiet=True)) <= before
 
 
 def user(folder: Path, *, config: str = "docker") -> Project:
