@@ -1,8 +1,8 @@
 """What KIWI 11.1.6 and its package managers say: the patterns that ``kiwi_log`` looks for.
 
-Read in KIWI's source, and seen in real logs of apt 2.6, zypper 1.14, dnf 4.14 and pacman 6.0 with
-repositories that were down, unsigned, wrongly signed or on a full disk. All are anchored at the
-beginning of a line, because names and descriptions of packages hold such words too.
+Read in KIWI's source, and seen in real logs of apt 2.6 and 3.0, zypper 1.14, dnf 4.14 and pacman
+6.0 with repositories that were down, unsigned, wrongly signed or on a full disk. All are anchored
+at the beginning of a line, because names and descriptions of packages hold such words too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ PHASES = tuple(
 # apt-get update says these on standard error, only for what went wrong in the end. Its "Err:" lines
 # are tries, and a later one may have succeeded: a flat local repository has six of them.
 _APT = (
-    r"[WE]: GPG error: |[WE]: An error occurred during the signature verification|"
+    r"[WE]: (?:GPG error|OpenPGP signature verification failed): |"
+    r"[WE]: An error occurred during the signature verification|"
     r"[WE]: Failed to fetch |[WE]: Some index files failed to download|"
     r"[WE]: The repository '.*' (?:is not signed|is no longer signed|does not have a Release file)|"
     r"E: Release file for .* (?:is expired|is not valid yet)|"

@@ -197,7 +197,9 @@ def _plan(
     # The same description makes them all: in one folder they would lock each other out.
     state_dir = supply.machines / "builds" / recipe.name
     read = description.read(recipe.machine, kiwi_file=None)
-    selection = description.select(read, profiles=(), image_type=None)
+    # One description serves the suites of a distribution, by a profile each.
+    profiles = (recipe.facts.suite,)
+    selection = description.select(read, profiles=profiles, image_type=None)
     key = state_dir / "authorized_keys"
     state.make_folder(state_dir)
     state.write_text(key, f"{insecure.rsa_line}\n")
@@ -215,7 +217,7 @@ def _plan(
         template_dirs=given.template_dirs,
         timeouts=given.timeouts,
         docker=given.docker,
-        kiwi=KiwiSettings(),
+        kiwi=KiwiSettings(profiles=profiles),
     )
     decided = plan.make_plan(
         settings,

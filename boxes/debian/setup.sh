@@ -59,7 +59,11 @@ install -m 0755 /box/guest.sh /usr/local/sbin/vagrant-kiwi-guest
 # --- loop devices without the host's /dev -------------------------------------------------------
 install -m 0755 /box/devices.sh /usr/local/sbin/vagrant-kiwi-devices
 install -m 0755 /box/partx.sh /usr/local/sbin/partx
-echo 'LANG=C.UTF-8' >/etc/default/locale
+
+# --- language -----------------------------------------------------------------------------------
+# Where systemd looks, and where PAM does; from Debian 13 on systemd makes the same link.
+echo 'LANG=C.UTF-8' >/etc/locale.conf
+ln -sf ../locale.conf /etc/default/locale
 
 # --- what must not be shared between guests, and what is of no use in one ---------------------
 rm -f /etc/ssh/ssh_host_*

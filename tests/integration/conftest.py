@@ -65,8 +65,17 @@ def copy(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
 @pytest.fixture(scope="session")
 def box(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Have the build box, and return its image."""
-    folder = tmp_path_factory.mktemp("box")
-    done = Project(folder).run("box-add", "--json", timeout=3600)
+    return _made(Project(tmp_path_factory.mktemp("box")))
+
+
+@pytest.fixture(scope="session")
+def trixie_box(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Have the build box for Debian trixie, and return its image."""
+    return _made(Project(tmp_path_factory.mktemp("box")), "--name=debian-trixie")
+
+
+def _made(project: Project, *words: str) -> str:
+    done = project.run("box-add", "--json", *words, timeout=3600)
     assert done.status == 0, done.errors
     return str(done.json["image"])
 

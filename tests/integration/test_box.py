@@ -188,10 +188,15 @@ def nothing_left(docker_client: docker.DockerClient) -> Iterator[None]:
     assert left == set()
 
 
-# --- The real box ------------------------------------------------------------------------------
+# --- The real boxes ----------------------------------------------------------------------------
 
 LOOK = r"""
 set -eu
+echo "suite: $(. /etc/os-release && echo "$VERSION_CODENAME")"
+echo "python: $(python3 -c 'import sys; print(*sys.version_info[:2], sep=".")')"
+echo "glibc: $(getconf GNU_LIBC_VERSION)"
+echo "sources: $(grep -ho '^deb [^ ]* [^ ]*' /etc/apt/sources.list | cut -d' ' -f3 | paste -sd ' ')"
+echo "language: $(. /etc/default/locale && echo "$LANG")"
 echo "host keys: $(ls /etc/ssh/ssh_host_* 2>/dev/null | wc -l)"
 echo "machine-id: $(wc -c </etc/machine-id)"
 echo "kiwi: $(kiwi-ng --version)"
@@ -213,11 +218,26 @@ mkdir -p /run/sshd
 """
 
 
-def test_the_box_holds_what_it_should_and_nothing_that_is_one_guests(
-    box: str, docker_client: docker.DockerClient, insecure_public_key: str
+@pytest.mark.parametrize(
+    ("name", "fixture"), [("debian-bookworm", "box"), ("debian-trixie", "trixie_box")]
+)
+def test_a_box_holds_what_it_should_and_nothing_that_is_one_guests(
+    request: pytest.FixtureRequest,
+    docker_client: docker.DockerClient,
+    insecure_public_key: str,
+    name: str,
+    fixture: str,
 ) -> None:
+    box: str = request.getfixturevalue(fixture)
+    facts = box_recipe.find_recipe(name).facts
     said = docker_client.containers.run(box, ["sh", "-c", LOOK], remove=True).decode()
     assert said.splitlines() == [
+        f"suite: {facts.suite}",
+        # KIWI's wheels were fetched for these.
+        f"python: {facts.python}",
+        f"glibc: glibc {facts.glibc}",
+        f"sources: {facts.suite} {facts.suite}-updates {facts.suite}-security",
+        "language: C.UTF-8",
         "host keys: 0",
         "machine-id: 0",
         "kiwi: KIWI (next generation) version 11.1.6",

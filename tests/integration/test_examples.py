@@ -53,6 +53,24 @@ def test_the_tarball(project: Project, unchanged: None) -> None:
     assert hosts == {b"ftp.de.debian.org"}
 
 
+def test_the_tarball_of_a_debian_that_is_not_the_host_s(
+    project: Project, trixie_box: str, unchanged: None
+) -> None:
+    done = project.run(
+        *("build", f"--description={EXAMPLES / 'debian-trixie-tarball'}", "--json"),
+        *("--box=debian-trixie", "--provider=docker-direct"),
+    )
+    archive = built(done, ".tar.xz")
+    manifest = json.loads((archive.parent / "manifest.json").read_text())
+    assert manifest["box"]["image"] == trixie_box
+    mark = images.read_from_tarball(archive, "/etc/vagrant-kiwi-built")
+    assert mark == b"debian-trixie-tarball 1.0.0\n"
+    assert images.read_from_tarball(archive, "/etc/vagrant-kiwi-example")
+    assert b"VERSION_CODENAME=trixie\n" in images.read_from_tarball(archive, "/usr/lib/os-release")
+    sources = images.read_from_tarball(archive, "/etc/apt/sources.list.d/trixie.sources")
+    assert b"URIs: http://ftp.de.debian.org/debian\nSuites: trixie\n" in sources
+
+
 def test_the_container(
     project: Project, unchanged: None, docker_client: docker.DockerClient
 ) -> None:
@@ -76,10 +94,10 @@ def test_the_disk_boots(project: Project, unchanged: None, runner: Runner) -> No
     assert "Built: debian-disk 1.0.0" in console
 
 
-def copy_of_tarball(project: Project) -> Path:
+def copy_of_tarball(project: Project, name: str = "debian-tarball") -> Path:
     """Return a copy of the smallest example for a test to spoil."""
     folder = project.folder / "image"
-    shutil.copytree(EXAMPLES / "debian-tarball", folder)
+    shutil.copytree(EXAMPLES / name, folder)
     return folder
 
 
@@ -95,8 +113,23 @@ def test_an_unknown_package_is_kiwi_s_own_error(project: Project, unchanged: Non
     assert not (project.folder / ".vagrant-kiwi/result").exists()
 
 
-def test_a_wrong_signing_key_is_refused(project: Project, unchanged: None) -> None:
-    folder = copy_of_tarball(project)
+@pytest.mark.parametrize(
+    ("example", "box_name", "words"),
+    [
+        ("debian-tarball", "debian-bookworm", ("NO_PUBKEY", "signature", "GPG error")),
+        # Its apt asks sqv, not gpgv.
+        ("debian-trixie-tarball", "debian-trixie", ("OpenPGP signature verification failed",)),
+    ],
+)
+def test_a_wrong_signing_key_is_refused(
+    project: Project,
+    trixie_box: str,
+    unchanged: None,
+    example: str,
+    box_name: str,
+    words: tuple[str, ...],
+) -> None:
+    folder = copy_of_tarball(project, example)
     (folder / "key").mkdir()
     home = project.folder / "gnupg"
     home.mkdir(mode=0o700)
@@ -118,13 +151,13 @@ def test_a_wrong_signing_key_is_refused(project: Project, unchanged: None) -> No
             "/usr/share/keyrings/debian-archive-keyring.gpg", "/srv/wrong.gpg"
         )
     )
-    done = project.run("build", "--description=image", "--sync=wrong.gpg:/srv/wrong.gpg", "--json")
+    done = project.run(
+        *("build", "--description=image", f"--box={box_name}"),
+        *("--sync=wrong.gpg:/srv/wrong.gpg", "--json"),
+    )
     assert done.status == 7, done.errors
     error = done.json["error"]
-    assert any(
-        word in error["brief"] + error["details"]
-        for word in ("NO_PUBKEY", "signature", "GPG error")
-    ), error
+    assert any(word in error["brief"] + error["details"] for word in words), error
 
 
 def test_sigterm_in_the_middle_of_the_real_kiwi(project: Project, unchanged: None) -> None:

@@ -10,22 +10,56 @@ from pathlib import Path
 import pytest
 
 from tests.unit.box_fakes import NAME, soon
-from vagrant_kiwi import box_lock, box_recipe, boxes
+from vagrant_kiwi import box_lock, box_recipe, boxes, description
 from vagrant_kiwi.data import data_folder
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import BoxError, PhaseTimeoutError, PreflightError, VagrantKiwiError
 
+OURS = pytest.mark.parametrize("name", ["debian-bookworm", "debian-trixie"])
 
-def test_our_own_recipe_is_sound() -> None:
-    ours = box_recipe.find_recipe("debian-bookworm", arch="amd64")
-    assert ours.facts.suite == "bookworm"
-    assert ours.repository == "vagrant-kiwi/debian-bookworm"
+
+def test_these_are_our_own_recipes() -> None:
+    with pytest.raises(BoxError) as caught:
+        box_recipe.find_recipe("debian", arch="amd64")
+    assert caught.value.details == "known: debian-bookworm, debian-trixie"
+
+
+@OURS
+def test_our_own_recipes_are_sound(name: str) -> None:
+    ours = box_recipe.find_recipe(name, arch="amd64")
+    assert f"debian-{ours.facts.suite}" == name
+    assert ours.facts.base == f"debian:{ours.facts.suite}-slim"
+    assert ours.repository == f"vagrant-kiwi/{name}"
     assert len(ours.packages) == len(set(ours.packages))
     assert {"openssh-server", "sudo", "rsync", "python3-venv", "qemu-utils"} <= set(ours.packages)
     pins = box_lock.split_lock(ours.lock.read_text())
     assert pins["kiwi"].startswith("kiwi==11.1.6 --hash=sha256:")
     assert {*ours.facts.source_packages, *ours.facts.build_packages} <= pins.keys()
     assert all("--hash=sha256:" in pin for pin in pins.values())
+    # The Dockerfile has no defaults: one for another suite would go unnoticed.
+    dockerfile = next(path for path in ours.files if path.name == "Dockerfile").read_text()
+    assert re.findall(r"(?m)^ARG .*=", dockerfile) == []
+
+
+def test_our_own_recipes_share_all_but_their_facts() -> None:
+    bookworm, trixie = (
+        box_recipe.find_recipe(f"debian-{suite}", arch="amd64") for suite in ("bookworm", "trixie")
+    )
+    differ = [
+        (one.name, other.name)
+        for one, other in zip(bookworm.files, trixie.files, strict=True)
+        if one != other
+    ]
+    assert differ == [("box.toml", "box.toml")]
+    assert bookworm.machine == trixie.machine
+    assert bookworm.digest != trixie.digest
+    assert bookworm.machine_digest() != trixie.machine_digest()
+    differ_in = {
+        key
+        for key, value in bookworm.facts.model_dump().items()
+        if value != trixie.facts.model_dump()[key]
+    }
+    assert differ_in == {"suite", "base", "python", "glibc"}
 
 
 def test_a_recipe_is_read(recipe: box_recipe.Recipe, folder: Path) -> None:
@@ -139,10 +173,21 @@ def test_a_deadline_counts_down_and_says_what_was_late() -> None:
     assert caught.value.brief == "Making the box took longer than 30 s"
 
 
-def test_the_box_for_machines_has_all_that_the_docker_box_has() -> None:
-    recipe = box_recipe.find_recipe("debian-bookworm", arch="amd64")
-    text = (recipe.machine / "config.xml").read_text()
-    named = set(re.findall(r'<package name="([^"]+)"', text))
+@OURS
+def test_the_box_for_machines_is_of_its_suite_and_has_all_that_the_docker_box_has(
+    name: str,
+) -> None:
+    recipe = box_recipe.find_recipe(name, arch="amd64")
+    suite, facts = recipe.facts.suite, recipe.facts
+    read = description.read(recipe.machine, kiwi_file=None)
+    selection = description.select(read, profiles=(suite,), image_type=None)
+    assert [(one.source, one.distribution) for one in selection.repositories] == [
+        (facts.mirror, suite),
+        (facts.mirror, f"{suite}-updates"),
+        (facts.security_mirror, f"{suite}-security"),
+    ]
+    assert all(one.repository_gpgcheck for one in selection.repositories)
+    named = set(re.findall(r'<package name="([^"]+)"', read.file.read_text()))
     # KIWI itself adds apt, and all packages that Debian marks essential.
     essential = {"apt", "util-linux"}
     assert set(recipe.packages) - essential <= named
@@ -320,9 +365,10 @@ def test_what_is_no_version_is_exit_5(folder: Path, version: str) -> None:
     assert caught.value.code == 5
 
 
-def test_our_own_boxes_can_have_another_kiwi() -> None:
-    ours = box_recipe.find_recipe("debian-bookworm", kiwi_version="10.2.40", arch="amd64")
-    assert ours.name == "debian-bookworm-kiwi-10.2.40"
+@OURS
+def test_our_own_boxes_can_have_another_kiwi(name: str) -> None:
+    ours = box_recipe.find_recipe(name, kiwi_version="10.2.40", arch="amd64")
+    assert ours.name == f"{name}-kiwi-10.2.40"
     # The machine's description is made fit for it by name, so the name must be there.
     script = (ours.additions / "provision.sh").read_text()
     assert r'schemaversion="8\.5"' in script

@@ -60,7 +60,7 @@ def _phases(data: bytes) -> list[str]:
 
 
 def test_the_logs_are_here() -> None:
-    assert len(NAMES) == 31
+    assert len(NAMES) == 33
     assert len(GOOD) == 6
 
 
@@ -208,11 +208,37 @@ NO_KEY = (
     "The following signatures couldn't be verified because the public key is not available: "
     "NO_PUBKEY 6ED0E7B82643E131 NO_PUBKEY 78DBA3BC47EF2265 NO_PUBKEY F8D2585B8783D481"
 )
+#: What apt has to say from 3.0 on, where it asks sqv in place of gpgv.
+MISSING_KEY = (
+    "Sub-process /usr/bin/sqv returned an error code (1), error message is: Missing key "
+    "4CB50190207B4758A3F73A796ED0E7B82643E131, which is needed to verify signature. Missing key "
+    "B8E5F13176D2A7A75220028078DBA3BC47EF2265, which is needed to verify signature. Missing key "
+    "41587F7DB8C774BCCF131416762F67A0B2C39DE4, which is needed to verify signature."
+)
 
 
 @pytest.mark.parametrize(
     ("name", "problems"),
     [
+        (
+            "zero-wrong-key-apt-3",
+            (
+                "W: An error occurred during the signature verification. The repository is not "
+                "updated and the previous index files will be used. OpenPGP signature "
+                "verification failed: http://deb.example.org/debian trixie InRelease: "
+                f"{MISSING_KEY}",
+                "W: Failed to fetch http://deb.example.org/debian/dists/trixie/InRelease  "
+                + MISSING_KEY,
+            ),
+        ),
+        (
+            "wrong-key-apt-3",
+            (
+                "W: OpenPGP signature verification failed: http://deb.example.org/debian trixie "
+                f"InRelease: {MISSING_KEY}",
+                "E: The repository 'http://deb.example.org/debian trixie InRelease' is not signed.",
+            ),
+        ),
         (
             "zero-wrong-key",
             (

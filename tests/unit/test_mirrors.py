@@ -402,6 +402,21 @@ def test_pick_mirror() -> None:
         pick(Net())
 
 
+def test_pick_mirror_for_a_suite_that_the_host_does_not_use() -> None:
+    def pick(net: Net) -> str:
+        return pick_mirror(
+            OFFICIAL, "trixie", probe=net, host_mirrors=lambda: host(OTHER + "/debian", LOCAL)
+        )
+
+    # The server is the same for all suites; whether it has this one is asked for.
+    assert pick(Net(f"{OTHER}/debian/dists/bookworm/", f"{LOCAL}/dists/trixie/")) == LOCAL
+    with pytest.raises(PreflightError) as caught:
+        pick(Net(f"{OTHER}/debian/dists/bookworm/", f"{LOCAL}/dists/bookworm/"))
+    assert caught.value.details == (
+        f"{OFFICIAL} (trixie): nor do this host's mirrors {OTHER}/debian, {LOCAL}"
+    )
+
+
 # -- the host's apt configuration -------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ sshd -t
 
 # --- name -------------------------------------------------------------------------------------
 # sudo looks the name up each time: it must be found without asking the network.
-name=${kiwi_iname:?}
+name=debian-${kiwi_profiles:?}-libvirt
 echo "$name" > /etc/hostname
 rm -f /etc/hosts # a link to KIWI's copy of the host's
 cat > /etc/hosts <<END
@@ -27,6 +27,9 @@ END
 systemctl set-default multi-user.target
 systemctl enable systemd-networkd.service systemd-resolved.service \
     vagrant-kiwi-grow.service vagrant-kiwi-hostkeys.service
+
+# From Debian 13 on /tmp would be in memory, which is for what KIWI does.
+systemctl mask tmp.mount
 
 # Upkeep: the machine does not live that long.
 systemctl mask \
@@ -51,6 +54,10 @@ systemctl mask \
 # logind comes when something asks for it (shutdown does), not before.
 mkdir -p /etc/systemd/system/multi-user.target.wants
 ln -s /dev/null /etc/systemd/system/multi-user.target.wants/systemd-logind.service
+
+# From Debian 13 on it has sshd listen on a socket of its own too, and complains of missing vsock.
+mkdir -p /etc/systemd/system-generators
+ln -s /dev/null /etc/systemd/system-generators/systemd-ssh-generator
 
 # It would refuse logins until some time after sshd accepts them.
 ln -s /dev/null /etc/tmpfiles.d/systemd-nologin.conf

@@ -13,6 +13,7 @@ for path in \
     /opt/kiwi \
     /usr/local/bin/kiwi-ng \
     /etc/default/locale \
+    /etc/locale.conf \
     /etc/ssh/sshd_config.d/vagrant-kiwi.conf \
     /etc/sudoers.d/vagrant
 do

@@ -83,6 +83,7 @@ def test_it_is_a_machine_for_builds(kept: Kept, connection: libvirt.virConnect) 
     assert driver is not None
     assert (driver.get("cache"), driver.get("discard")) == ("unsafe", "unmap")
     assert kept.ask(connection, "nproc") == "1"
+    assert kept.ask(connection, "hostname") == "debian-bookworm-libvirt"
     assert int(kept.ask(connection, "sh", "-c", "df -BG --output=size / | tail -1")[:-1]) > 35
     assert re.fullmatch("[0-9a-f]{32}", kept.ask(connection, "cat", "/etc/machine-id"))
     assert kept.ask(connection, "sh", "-c", "systemctl --failed --quiet") == ""
