@@ -14,6 +14,7 @@ from vagrant_kiwi import (
     build,
     description,
     docker_api,
+    docker_storage,
     holding,
     isolation,
     keys,
@@ -233,6 +234,7 @@ def _prepare(
     if decided.provider in docker_api.PROVIDERS:
         devices = decided.isolation.kind == "disk"
         docker_api.check_place(request.environment, devices=devices)
+        docker_storage.preflight(decided, selection.image_type, request.environment)
     machine = _check_host(request.settings, request.environment, console, own=own)
     environment = dict(request.environment)
     runner = Runner(holding.marked(environment, decided.run_id))

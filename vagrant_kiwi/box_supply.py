@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vagrant_kiwi import box_recipe, boxes, docker_api, keys, mirrors
+from vagrant_kiwi import box_recipe, boxes, docker_api, docker_storage, keys, mirrors
 from vagrant_kiwi.boxes import DockerBox
 from vagrant_kiwi.console import Console
 from vagrant_kiwi.process import Runner
@@ -47,6 +47,7 @@ def docker_box(supply: Supply, name: str, *, anew: bool = False) -> DockerBox:
         box = None if anew else boxes.find_docker_box(client, recipe)
         if box is not None:
             return box
+        docker_storage.preflight_box(client)
         facts = recipe.facts
         mirror, security_mirror = (
             mirrors.pick_mirror(
