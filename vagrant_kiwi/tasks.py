@@ -358,6 +358,27 @@ def key_setup(c: Context, json: bool = False) -> None:
 
 @task(
     klass=invocation.PlainTask,
+    name="docker-storage",
+    help={
+        **_help("json"),
+        "size": "size of the file that holds Docker's data, as in 20g; 5g at least",
+    },
+)
+def docker_storage(c: Context, size: str = "20g", json: bool = False) -> None:
+    """Print a script that gives Docker a data root on btrfs, and who needs it; changes nothing."""
+    from vagrant_kiwi import storage_script
+
+    with _reported(Console(), as_json=json):
+        environment = settings.child_environment(settings.environment())
+        script = storage_script.script(size, environment)
+    if json:
+        _show({"script": script}, as_json=True)
+    else:
+        print(script, end="")
+
+
+@task(
+    klass=invocation.PlainTask,
     help={
         **_help("json"),
         "from-dicefile": "Dicefile, or the folder that holds it; no Ruby runs",
@@ -416,4 +437,4 @@ def _show(answer: Mapping[str, object], *, as_json: bool) -> None:
         print(yaml.safe_dump(dict(answer), sort_keys=False, allow_unicode=True), end="")
 
 
-namespace = Collection(build, up, down, info, box_add, box_build, key_setup, init)
+namespace = Collection(build, up, down, info, box_add, box_build, key_setup, docker_storage, init)
