@@ -292,3 +292,48 @@ def test_the_script_gives_a_daemon_btrfs_on_which_an_example_builds(
         assert [image.tags for image in daemon.images.list()] == [[box]], (
             "the box was not made anew"
         )
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("daemon.json", "{", "is no JSON"),
+        ("daemon.json", "[]", "no JSON object"),
+        ("daemon.json", '{"features": {"containerd-snapshotter": true}}', "containerd"),
+        ("daemon.json", '{"graph": "/srv"}', "old word for data-root"),
+        ("daemon.json", '{"storage-opts": ["overlay2.size=9g"]}', "another driver's"),
+        ("fstab", "/dev/none {folder}/btrfs ext4 noauto 0 0\n", "mounts /dev/none"),
+        ("file.btrfs", "somebody's data", "holds no btrfs"),
+        ("btrfs/data", "somebody's data", "holds data"),
+    ],
+)
+def test_what_the_script_refuses_it_leaves_alone(
+    tmp_path: Path, file: str, content: str, words: str
+) -> None:
+    with refusing() as made:
+        path = made.folder / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content.replace("{folder}", str(made.folder)))
+        script = made.folder / "script.sh"
+        script.write_text(Project(tmp_path).run("docker-storage", "--size=5g").output)
+        before = tree(made.folder)
+        status, said = made.run(script, restart="no")
+        assert status == 1, said
+        assert words in said
+        assert tree(made.folder) == before
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+    }
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[Second]:
+    """Yield the places of a daemon that is never started."""
+    with tempfile.TemporaryDirectory(prefix="storage-") as folder:
+        made = Second(Path(folder).resolve(), "none")
+        made.fstab.write_text("")
+        yield made
