@@ -15,6 +15,7 @@ from vagrant_kiwi import (
     catalog,
     description,
     docker_api,
+    docker_storage,
     holding,
     isolation,
     keys,
@@ -237,6 +238,7 @@ def _prepared(
     if decided.provider in docker_api.PROVIDERS:
         devices = decided.isolation.kind == "disk"
         docker_api.check_place(request.environment, devices=devices)
+        docker_storage.preflight(decided, selection.image_type, request.environment)
     machine = check_host(request.settings, request.environment, console, own=own)
     environment = dict(request.environment)
     runner = Runner(holding.marked(environment, decided.run_id))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from vagrant_kiwi import boxes, docker_api, keys, mirrors
+from vagrant_kiwi import boxes, docker_api, docker_storage, keys, mirrors
 from vagrant_kiwi.box_recipe import Recipe
 from vagrant_kiwi.boxes import DockerBox
 from vagrant_kiwi.console import Console
@@ -60,6 +60,7 @@ def docker_box(supply: Supply, recipe: Recipe, *, anew: bool = False) -> DockerB
         box = None if anew else boxes.find_docker_box(client, recipe)
         if box is not None:
             return box
+        docker_storage.preflight_box(client)
         facts = recipe.facts
         mirror, security_mirror = (
             mirrors.pick_mirror(

@@ -302,10 +302,19 @@ def _types(file: Path, preferences: Iterable[etree._Element]) -> list[ImageType]
             profiles=_listed(section, "profiles"),
             attributes=MappingProxyType({str(key): str(text) for key, text in element.items()}),
             arch=_listed(section, "arch"),
+            lvm=_lvm(file, element),
         )
         for section in preferences
         for element in section.findall("type")
     ]
+
+
+def _lvm(file: Path, element: etree._Element) -> bool:
+    """Tell whether a type's volumes are LVM's: KIWI 11.1.6, xml_state.py, get_volume_management."""
+    disk = element.find("systemdisk")
+    if disk is None:
+        return False
+    return _flag(file, disk, "preferlvm") is True or element.get("filesystem") != "btrfs"
 
 
 def _profile(file: Path, element: etree._Element) -> Profile:

@@ -109,6 +109,7 @@ class ImageType:
     """A ``<type>``; ``profiles`` and ``arch`` are those of its ``<preferences>``.
 
     ``attributes`` can hold a disk's passphrase (``luks``), so they are not in the ``repr``.
+    ``lvm`` tells whether KIWI puts the disk's volumes into LVM.
     """
 
     image: str
@@ -116,6 +117,7 @@ class ImageType:
     profiles: tuple[str, ...]
     attributes: Mapping[str, str] = field(repr=False)
     arch: tuple[str, ...] = ()
+    lvm: bool = False
 
     @property
     def format(self) -> str:

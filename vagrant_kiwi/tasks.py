@@ -291,6 +291,27 @@ def key_setup(c: Context, json: bool = False) -> None:
 
 @task(
     klass=invocation.PlainTask,
+    name="docker-storage",
+    help={
+        **common_help("json"),
+        "size": "size of the file that holds Docker's data, as in 20g; 5g at least",
+    },
+)
+def docker_storage(c: Context, size: str = "20g", json: bool = False) -> None:
+    """Print a script that gives Docker a data root on btrfs, and who needs it; changes nothing."""
+    from vagrant_kiwi import storage_script
+
+    with reported(Console(), as_json=json):
+        environment = settings.child_environment(settings.environment())
+        script = storage_script.script(size, environment)
+    if json:
+        show({"script": script}, as_json=True)
+    else:
+        print(script, end="")
+
+
+@task(
+    klass=invocation.PlainTask,
     help={
         **common_help("json"),
         "from-dicefile": "Dicefile, or the folder that holds it; no Ruby runs",
@@ -312,4 +333,4 @@ def init(c: Context, from_dicefile: str | None = None, json: bool = False) -> No
         )
 
 
-namespace = Collection(build, up, down, info, *BOX_TASKS, key_setup, init)
+namespace = Collection(build, up, down, info, *BOX_TASKS, key_setup, docker_storage, init)

@@ -475,6 +475,27 @@ def test_a_missing_profile_names_the_choices_and_the_nearest(full: Description) 
     assert caught.value.resolution == "Did you mean 'Cloud'?"
 
 
+@pytest.mark.parametrize(
+    ("attributes", "disk", "lvm"),
+    [
+        ('filesystem="ext4"', "", False),
+        ('filesystem="ext4"', "<systemdisk/>", True),
+        ('filesystem="btrfs"', '<systemdisk><volume name="home"/></systemdisk>', False),
+        ('filesystem="btrfs"', '<systemdisk preferlvm="true"/>', True),
+        ('filesystem="btrfs"', '<systemdisk preferlvm="false"/>', False),
+    ],
+)
+def test_volumes_are_lvms_as_kiwi_decides(
+    tmp_path: Path, attributes: str, disk: str, lvm: bool
+) -> None:
+    write(
+        tmp_path,
+        "<preferences><version>1.0.0</version>"
+        f'<type image="oem" {attributes}>{disk}</type></preferences>',
+    )
+    assert [one.lvm for one in read(tmp_path).types if one.image == "oem"] == [lvm]
+
+
 def test_a_missing_type_names_the_choices_and_the_nearest(full: Description) -> None:
     with pytest.raises(DescriptionError) as caught:
         select(full, profiles=[], image_type="tbzz", arch="x86_64")

@@ -45,7 +45,16 @@ def read(daemon: docker.DockerClient) -> Engine:
     Raises:
         docker.errors.DockerException: it does not say; see ``docker_api.FAILURES``.
     """
-    version, info = daemon.version(), daemon.info()
+    return of(daemon.version(), daemon.info())
+
+
+def of(version: Mapping[str, Any], info: Mapping[str, Any]) -> Engine:
+    """Return what a daemon's answers say that it is.
+
+    Args:
+        version: its answer to ``daemon.version()``.
+        info: its answer to ``daemon.info()``.
+    """
     options = {
         part for option in info.get("SecurityOptions") or () for part in str(option).split(",")
     }
