@@ -5,20 +5,20 @@ As an ordinary user: nothing is mounted and no machine started, because the box 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import json
 import os
 import shutil
-import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from vagrant_kiwi import box_look, disk_layout
+from vagrant_kiwi import box_look, disk_layout, qcow2
 from vagrant_kiwi.box_verify import Look
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.disk_layout import LayoutError, Partition, ReadAt
@@ -26,13 +26,13 @@ from vagrant_kiwi.errors import BoxError, PreflightError
 from vagrant_kiwi.ext_files import Debugfs, ExtError, read_tree
 from vagrant_kiwi.process import Runner
 from vagrant_kiwi.tar_forward import CHUNK, DAMAGES, Forward, members
+from vagrant_kiwi.unpacked import ArchiveError
 
 #: Each program with the Debian package that has it.
 _PROGRAMS = {"qemu-img": "qemu-utils", "debugfs": "e2fsprogs"}
 #: Debian keeps programs for file systems where an ordinary user's PATH does not lead to.
 _SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 
-_QCOW2 = b"QFI\xfb"
 _GZIP = b"\x1f\x8b"
 _PASSWD = "/etc/passwd"  # noqa: S105 # no password
 
@@ -92,11 +92,12 @@ def look_machine(
     try:
         with tempfile.TemporaryDirectory(prefix="look-", dir=scratch.absolute()) as folder:
             work = _Work(runner, programs, Path(folder), deadline, update)
-            parts = [
-                part
-                for number, disk in enumerate(_disks(file.absolute(), work), start=1)
-                for part in _look_disk(disk, number, work)
-            ]
+            with contextlib.closing(_disks(file.absolute(), work)) as disks:
+                parts = [
+                    part
+                    for number, disk in enumerate(disks, start=1)
+                    for part in _look_disk(disk, number, work)
+                ]
     except (*DAMAGES, zlib.error, gzip.BadGzipFile) as error:
         raise _unusable(file, f"neither a disk nor a whole archive with disks: {error}") from error
     except OSError as error:
@@ -135,39 +136,6 @@ def combine(parts: Sequence[Part]) -> Look:
     )
 
 
-def check_qcow2(file: Path, header: bytes) -> int:
-    """See that a disk stands alone, before QEMU's programs open it.
-
-    They would read whatever file of this host the disk names as what lies below it, and take its
-    content into what we look at.
-
-    Args:
-        file: the disk, for the error.
-        header: its first 80 bytes.
-
-    Returns:
-        How many snapshots are in it.
-
-    Raises:
-        BoxError: it does not, or it is no such disk.
-    """
-    # QEMU's docs/interop/qcow2.txt, "Header".
-    if len(header) < 80:
-        raise _unusable(file, "its disk is cut short")
-    magic, version, backing = struct.unpack_from(">4sIQ", header)
-    (encrypted,) = struct.unpack_from(">I", header, 32)
-    snapshots, _, features = struct.unpack_from(">IQQ", header, 60)
-    if magic != _QCOW2 or version not in (2, 3):
-        raise _unusable(file, "its disk is not of the format qcow2, version 2 or 3")
-    if backing:
-        raise _unusable(file, "its disk names a file below it (backing file)")
-    if version == 3 and features & 0x4:
-        raise _unusable(file, "its disk has its data in another file")
-    if encrypted:
-        raise _unusable(file, "its disk is encrypted")
-    return int(snapshots)
-
-
 def _unusable(file: Path, why: str) -> BoxError:
     return BoxError(f"{file} is no box that can be looked into", details=why)
 
@@ -188,12 +156,12 @@ def _programs(environment: Mapping[str, str]) -> dict[str, str]:
 # --- The box -----------------------------------------------------------------------------------
 
 
-def _disks(file: Path, work: _Work) -> Iterator[Path]:
+def _disks(file: Path, work: _Work) -> Generator[Path, None, None]:
     """Yield the disks of a box one after the other; those from an archive are gone afterwards."""
     with file.open("rb") as stream:
         head = stream.read(4)
         stream.seek(0)
-        if head == _QCOW2:
+        if head == qcow2.MAGIC:
             yield file
             return
         work.update("unpacking the box")
@@ -201,12 +169,12 @@ def _disks(file: Path, work: _Work) -> Iterator[Path]:
         for archive, member in members(Forward(read)):
             content = archive.extractfile(member) if member.isreg() else None
             # By its first bytes, not by its name: metadata.json may come after the disks.
-            if content is None or content.read(len(_QCOW2)) != _QCOW2:
+            if content is None or content.read(len(qcow2.MAGIC)) != qcow2.MAGIC:
                 continue
             _check_room(work.folder, member.size)
             disk = work.folder / "disk.qcow2"
             with disk.open("wb") as target:
-                target.write(_QCOW2)
+                target.write(qcow2.MAGIC)
                 _copy(content, target, work.deadline)
             yield disk
             disk.unlink()
@@ -237,8 +205,7 @@ def _check_room(folder: Path, needed: int) -> None:
 def _look_disk(disk: Path, number: int, work: _Work) -> Iterator[Part]:
     # Most boxes have one disk: of that, nothing needs to be said.
     prefix = f"disk {number}, " if number > 1 else ""
-    with disk.open("rb") as stream:
-        snapshots = check_qcow2(disk, stream.read(80))
+    snapshots = _header(disk).snapshots
     yield Part(
         f"{prefix}the disk", Look(unread=(f"{snapshots} snapshots of it",) if snapshots else ())
     )
@@ -261,6 +228,15 @@ def _look_disk(disk: Path, number: int, work: _Work) -> Iterator[Part]:
                 part = _look_partition(read, partition, raw, work)
                 yield replace(part, name=f"{prefix}{part.name}")
     raw.unlink()
+
+
+def _header(disk: Path) -> qcow2.Disk:
+    """Read a disk's header, before QEMU's programs open it."""
+    try:
+        with disk.open("rb") as stream:
+            return qcow2.read(stream.read(qcow2.HEADER))
+    except ArchiveError as error:
+        raise _unusable(disk, f"its disk is refused: {error}") from error
 
 
 def _used(disk: Path, work: _Work) -> list[tuple[int, int]]:

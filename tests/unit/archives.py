@@ -159,10 +159,12 @@ def qcow2(
     encryption: int = 0,
     features: int = 0,
     cluster_bits: int = 16,
+    snapshots: int = 0,
 ) -> bytes:
     """Return the start of a qcow2 file."""
     head = struct.pack(">4sIQIIQI", b"QFI\xfb", version, backing, 9, cluster_bits, size, encryption)
-    return (head.ljust(72, b"\0") + struct.pack(">Q", features)).ljust(1024, b"\0")
+    head = head.ljust(60, b"\0") + struct.pack(">IQQ", snapshots, 0, features)
+    return head.ljust(1024, b"\0")
 
 
 def metadata(**values: object) -> Entry:

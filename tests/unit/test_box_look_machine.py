@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import shutil
-import struct
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.archives import qcow2
 from tests.unit.box_fakes import Scripted, soon
 from vagrant_kiwi import box_look_machine
 from vagrant_kiwi.box_look_machine import Part, combine, look_machine
@@ -22,17 +22,6 @@ from vagrant_kiwi.errors import BoxError, PreflightError
 from vagrant_kiwi.process import CommandResult
 
 MIB = 2**20
-
-
-def qcow2(
-    *, version: int = 3, backing: int = 0, encrypted: int = 0, snapshots: int = 0, features: int = 0
-) -> bytes:
-    """Make a header as in QEMU's docs/interop/qcow2.txt."""
-    return struct.pack(
-        ">4sIQIIQIIQQIIQQ",
-        *(b"QFI\xfb", version, backing, 0, 16, MIB, encrypted),
-        *(1, 0, 0, 1, snapshots, 0, features),
-    )
 
 
 def tar(files: Mapping[str, bytes]) -> bytes:
@@ -132,10 +121,12 @@ def test_snapshots_are_said(look_at: Callable[..., Look]) -> None:
     [
         (qcow2(backing=512), "backing file"),
         (qcow2(version=2, backing=512), "backing file"),
-        (qcow2(features=0x4), "its data in another file"),
-        (qcow2(encrypted=2), "encrypted"),
-        (qcow2(version=4), "version 2 or 3"),
-        (qcow2()[:40], "cut short"),
+        (qcow2(features=0x4), "external data file"),
+        (qcow2(features=0x2), "marked as corrupt"),
+        (qcow2(features=0x20), "features that are not known: 0x20"),
+        (qcow2(encryption=2), "encrypted"),
+        (qcow2(version=4), "version is 4, not 2 or 3"),
+        (qcow2()[:40], "header is cut off"),
     ],
 )
 @pytest.mark.parametrize("pack", [bytes, lambda disk: tar({"box.img": disk})])
