@@ -7,35 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gzip
 import json
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from vagrant_kiwi import box_look, disk_layout, qcow2
+from vagrant_kiwi import box_look, disk_layout, qcow2, tar_scan
 from vagrant_kiwi.box_verify import Look
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.disk_layout import LayoutError, Partition, ReadAt
 from vagrant_kiwi.errors import BoxError, PreflightError
 from vagrant_kiwi.ext_files import Debugfs, ExtError, read_tree
 from vagrant_kiwi.process import Runner
-from vagrant_kiwi.tar_forward import CHUNK, DAMAGES, Forward, members
-from vagrant_kiwi.unpacked import ArchiveError
+from vagrant_kiwi.unpacked import CHUNK, ArchiveError, Budget, unpacked
 
 #: Each program with the Debian package that has it.
 _PROGRAMS = {"qemu-img": "qemu-utils", "debugfs": "e2fsprogs"}
 #: Debian keeps programs for file systems where an ordinary user's PATH does not lead to.
 _SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 
-_GZIP = b"\x1f\x8b"
 _PASSWD = "/etc/passwd"  # noqa: S105 # no password
 
+#: Members that a box may have, and bytes of one's headers; ours has three, of a block each.
+_MEMBERS, _HEADERS = 2_000_000, 2**20
 #: Bytes that stay free on the disk we work on.
 _SPARE = 2**28
 #: Bytes that one qemu-img may say.
@@ -73,8 +71,8 @@ def look_machine(
     """Look into a box for libvirt.
 
     Args:
-        file: the box as Vagrant packs it (a tar archive, with gzip or without), or one of its
-            disks (qcow2).
+        file: the box as Vagrant packs it (a tar archive, as it is or with gzip, bzip2 or xz), or
+            one of its disks (qcow2).
         runner: starts qemu-img and debugfs.
         scratch: a folder with room for a disk of the box, unpacked; nothing of ours stays there.
         deadline: when it must be done.
@@ -98,8 +96,12 @@ def look_machine(
                     for number, disk in enumerate(disks, start=1)
                     for part in _look_disk(disk, number, work)
                 ]
-    except (*DAMAGES, zlib.error, gzip.BadGzipFile) as error:
-        raise _unusable(file, f"neither a disk nor a whole archive with disks: {error}") from error
+    except ArchiveError as error:
+        raise BoxError(
+            f"{file} is no box that can be looked into",
+            details=f"neither a disk nor a whole archive with disks: {error}",
+            resolution=error.resolution,
+        ) from error
     except OSError as error:
         raise BoxError(f"{file} cannot be looked into", details=str(error)) from error
     if not parts:
@@ -159,28 +161,25 @@ def _programs(environment: Mapping[str, str]) -> dict[str, str]:
 def _disks(file: Path, work: _Work) -> Generator[Path, None, None]:
     """Yield the disks of a box one after the other; those from an archive are gone afterwards."""
     with file.open("rb") as stream:
-        head = stream.read(4)
+        head = stream.read(len(qcow2.MAGIC))
         stream.seek(0)
         if head == qcow2.MAGIC:
             yield file
             return
         work.update("unpacking the box")
-        read = gzip.GzipFile(fileobj=stream).read if head.startswith(_GZIP) else stream.read
-        for archive, member in members(Forward(read)):
-            content = archive.extractfile(member) if member.isreg() else None
-            # By its first bytes, not by its name: metadata.json may come after the disks.
-            if content is None or content.read(len(qcow2.MAGIC)) != qcow2.MAGIC:
-                continue
-            _check_room(work.folder, member.size)
-            disk = work.folder / "disk.qcow2"
-            with disk.open("wb") as target:
-                target.write(qcow2.MAGIC)
-                _copy(content, target, work.deadline)
-            yield disk
-            disk.unlink()
-        # The checksum of all stands at the end of gzip's.
-        while read(CHUNK):
-            work.deadline.left()
+        budget = Budget()
+        # Not all that is read is a disk, and takes its time all the same.
+        with unpacked(stream, budget, see=lambda _: work.deadline.left()) as box:
+            for member in tar_scan.members(box, budget, most=_MEMBERS, headers=_HEADERS):
+                # By its first bytes, not by its name: metadata.json may come after the disks.
+                if member.kind != "file" or not member.head.startswith(qcow2.MAGIC):
+                    continue
+                _check_room(work.folder, member.size)
+                disk = work.folder / "disk.qcow2"
+                with disk.open("wb") as target:
+                    _copy(member.content, target, work.deadline)
+                yield disk
+                disk.unlink()
 
 
 def _copy(source: IO[bytes], target: IO[bytes], deadline: Deadline) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypothesis import strategies as st
+
 from vagrant_kiwi import box_archive
 from vagrant_kiwi.box_archive import BoxArchive, Limits
 
@@ -102,6 +104,21 @@ def _octal(number: int) -> bytes:
     if number < 8**11:
         return b"%011o\0" % number
     return b"\x80" + number.to_bytes(11, "big")
+
+
+def damaged(draw: st.DataObject, data: bytes) -> bytes:
+    """Return a tar archive with some bytes changed."""
+    content = bytearray(data)
+    changes = st.tuples(st.integers(0, len(content) - 1), st.binary(min_size=1, max_size=12))
+    for at, change in draw.draw(st.lists(changes, max_size=4)):
+        content[at : at + len(change)] = change
+    # A header whose checksum is right is looked at more closely.
+    for start in range(0, len(content) - 511, 512):
+        if content[start + 257 : start + 262] == b"ustar":
+            content[start + 148 : start + 156] = b" " * 8
+            total = sum(content[start : start + 512])
+            content[start + 148 : start + 156] = b"%06o\0 " % total
+    return bytes(content)
 
 
 # --- Docker's -----------------------------------------------------------------------------------
