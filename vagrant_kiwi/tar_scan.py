@@ -131,35 +131,6 @@ def inside(name: str) -> str:
     return "/".join(parts) or "."
 
 
-def check_in_root(member: Member) -> None:
-    """See that a member may be in a root file system, or in a layer of one.
-
-    Symlinks may say what they like: Docker unpacks in a chroot.
-
-    Raises:
-        ArchiveError: it may not.
-    """
-    if member.kind in ("file", "folder", "symlink", "hard link"):
-        return
-    if member.kind == "character device" and _DEVICES.get(member.name) == member.device:
-        return
-    major, minor = member.device
-    numbers = f" {major}:{minor}" if member.kind.endswith("device") else ""
-    raise ArchiveError(f"{member.name!r} is a {member.kind}{numbers}")
-
-
-#: What every Linux has under /dev; numbers by the kernel's Documentation/admin-guide/devices.txt.
-_DEVICES = {
-    "dev/null": (1, 3),
-    "dev/zero": (1, 5),
-    "dev/full": (1, 7),
-    "dev/random": (1, 8),
-    "dev/urandom": (1, 9),
-    "dev/tty": (5, 0),
-    "dev/console": (5, 1),
-    "dev/ptmx": (5, 2),
-}
-
 #: What tarfile raises where a header makes no sense, besides its own errors.
 _DAMAGE = (
     tarfile.TarError,
