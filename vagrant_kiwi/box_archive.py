@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from vagrant_kiwi import tar_scan
+from vagrant_kiwi import tar_rules, tar_scan
 from vagrant_kiwi.box_archive_docker import DockerArchive, DockerJudge
 from vagrant_kiwi.box_archive_machine import MachineArchive, MachineJudge
 from vagrant_kiwi.errors import BoxError
@@ -87,7 +87,7 @@ class _RootJudge:
             self._parts.add(top)
         if not self.problem:
             try:
-                tar_scan.check_in_root(member)
+                tar_rules.check_in_root(member)
             except ArchiveError as error:
                 self.problem = str(error)
 

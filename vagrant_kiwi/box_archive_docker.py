@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import IO, cast
 
-from vagrant_kiwi import tar_scan
+from vagrant_kiwi import tar_rules, tar_scan
 from vagrant_kiwi.tar_scan import Member
 from vagrant_kiwi.unpacked import ArchiveError, Budget, unpacked
 
@@ -100,10 +100,7 @@ class DockerJudge:
                 self.remark = f"; {error}"
         if self._problem:
             return
-        if name in self._names:
-            raise ArchiveError(f"it has two members with the name {name!r}")
-        if len(self._names) == _FILES:
-            raise ArchiveError(f"it has more than {_FILES} files")
+        tar_rules.check_another(name, self._names, most=_FILES)
         self._names.add(name)
         if member.kind == "symlink":
             # An absolute target leads out of it, and join() would keep it as it is.
@@ -130,7 +127,7 @@ class DockerJudge:
         try:
             with unpacked(content, self._budget, see=digest.update) as stream:
                 for member in tar_scan.members(stream, self._budget, most=_LAYER_MEMBERS):
-                    tar_scan.check_in_root(member)
+                    tar_rules.check_in_root(member)
         except ArchiveError as error:
             return _Layer(problem=str(error))
         return _Layer(f"sha256:{digest.hexdigest()}", self._budget.spent - before)

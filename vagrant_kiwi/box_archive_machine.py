@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vagrant_kiwi import qcow2, tar_scan
+from vagrant_kiwi import qcow2, tar_rules, tar_scan
 from vagrant_kiwi.box_archive_docker import read_json
 from vagrant_kiwi.tar_scan import Member
 from vagrant_kiwi.unpacked import ArchiveError
@@ -83,10 +83,7 @@ class MachineJudge:
             raise ArchiveError(f"the name {name!r} has characters that a box must not have")
         if member.kind == "folder":
             return
-        if name in self._heads:
-            raise ArchiveError(f"it has two members with the name {name!r}")
-        if len(self._heads) == _MEMBERS:
-            raise ArchiveError(f"it has more than {_MEMBERS} files")
+        tar_rules.check_another(name, self._heads, most=_MEMBERS)
         self._heads[name] = member.head[: qcow2.HEADER]
 
     def result(self, size: int) -> MachineArchive:

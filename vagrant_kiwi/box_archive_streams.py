@@ -77,9 +77,8 @@ def import_stream(file: Path) -> Iterator[bytes]:
     Raises:
         BoxError: it cannot be read, or is damaged.
     """
-    budget = Budget(_ANY, "which cannot be")
     try:
-        with file.open("rb") as source, unpacked(source, budget) as stream:
+        with file.open("rb") as source, unpacked(source, Budget()) as stream:
             while chunk := stream.read(CHUNK):
                 yield chunk
     except ArchiveError as error:

@@ -7,24 +7,26 @@ trusted. A container would show the image as it is, too, but not what its lower 
 from __future__ import annotations
 
 import contextlib
-import gzip
+import io
 import json
 import posixpath
-import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 import docker
 import docker.errors
 
-from vagrant_kiwi import box_look, docker_api
+from vagrant_kiwi import box_look, docker_api, tar_scan
 from vagrant_kiwi.box_look import Entry, Kind
 from vagrant_kiwi.box_verify import Look
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import BoxError
-from vagrant_kiwi.tar_forward import CHUNK, DAMAGES, Forward, from_chunks, members
+from vagrant_kiwi.tar_scan import Member
+from vagrant_kiwi.unpacked import CHUNK, ArchiveError, Budget, unpacked
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 #: Seconds until a daemon must have taken the connection.
 _CONNECT = 10.0
@@ -36,13 +38,14 @@ _KEYS_LIMIT = 2**16
 
 #: As many entries all layers may have; ours has 13 000.
 _ENTRIES = 5_000_000
+#: Members of the archive itself: there are up to 127 layers, each with up to four.
+_MEMBERS = 20_000
+#: Bytes of the headers of one member, in the archive or in a layer.
+_HEADERS = 2**20
 
 # Of the image specification, layer.md, "Whiteouts".
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
-
-_GZIP = b"\x1f\x8b"
-_ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -150,26 +153,29 @@ def look_archive(chunks: Iterable[bytes], *, log: Callable[[str], None]) -> Look
     Raises:
         BoxError: it is no such archive, or a damaged one.
     """
-    stream = Forward(from_chunks(chunks))
+    stream = io.BufferedReader(_Chunks(chunks), CHUNK)
+    budget = Budget()
     layers: dict[str, _Layer] = {}
     links: dict[str, str] = {}
     manifest = b""
     try:
         # Which member is a layer, and of which place, is said by the manifest, which comes last.
-        for _, member in members(stream):
-            name = posixpath.normpath(member.name)
-            if member.issym() or member.islnk():
+        for member in tar_scan.members(stream, budget, most=_MEMBERS, headers=_HEADERS):
+            name = member.name
+            if member.kind == "symlink":
                 # Layers that are the same are saved once.
-                base = posixpath.dirname(name) if member.issym() else ""
-                links[name] = posixpath.normpath(posixpath.join(base, member.linkname))
-            elif name == "manifest.json":
-                manifest = stream.read(min(member.size, box_look.READ_LIMIT))
-            elif member.isfile():
+                target = posixpath.join(posixpath.dirname(name), member.target)
+                links[name] = posixpath.normpath(target)
+            elif member.kind == "hard link":
+                links[name] = member.target
+            elif member.kind == "file" and name == "manifest.json":
+                manifest = member.content.read(box_look.READ_LIMIT)
+            elif member.kind == "file":
                 entries = sum(len(layer.entries) for layer in layers.values())
-                layers[name] = _layer(stream, member.size, _ENTRIES - entries)
+                layers[name] = _layer(member.content, budget, _ENTRIES - entries)
                 if layers[name].entries:
                     log(f"looked into a layer of {member.size // 10**6} MB")
-    except DAMAGES as error:
+    except ArchiveError as error:
         raise BoxError("The image that Docker saved cannot be read", details=str(error)) from error
     order = [links.get(name, name) for name in _layer_names(manifest)]
     return _look([layers.get(name, _Layer(damage="it is not there")) for name in order])
@@ -181,7 +187,7 @@ def _layer_names(manifest: bytes) -> list[str]:
         (image,) = json.loads(manifest)
         names: list[Any] = image["Layers"] or []
         return [posixpath.normpath(str(name)) for name in names]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BoxError(
             "The image that Docker saved cannot be read",
             details="its manifest.json does not say which layers one image has",
@@ -240,29 +246,30 @@ def _folders(path: str) -> Iterator[str]:
 # --- One layer ---------------------------------------------------------------------------------
 
 
-def _layer(outer: Forward, size: int, room: int) -> _Layer:
+def _layer(content: IO[bytes], budget: Budget, most: int) -> _Layer:
     """Read a member of the archive as a layer; one that is none has damage."""
     layer = _Layer()
     try:
-        stream = Forward(_layer_bytes(outer, size))
-        for _, member in members(stream):
-            if len(layer.entries) >= room:
-                return replace(layer, damage="it has too many files")
-            path = posixpath.normpath(f"/{member.name.lstrip('/')}")
-            folder, name = posixpath.split(path)
-            folder = folder.rstrip("/")
-            if name == _OPAQUE:
-                layer.emptied.add(folder)
-            elif name.startswith(_WHITEOUT):
-                layer.gone.add(f"{folder}/{name.removeprefix(_WHITEOUT)}")
-            elif member.islnk():
-                target = posixpath.normpath(f"/{member.linkname.lstrip('/')}")
-                layer.entries[path] = layer.entries.get(target, _Saved(Kind.OTHER))
-            elif name:
-                layer.entries[path] = _saved(stream, path, member)
-    except (*DAMAGES, zlib.error, gzip.BadGzipFile) as error:
+        with unpacked(content, budget) as stream:
+            for member in tar_scan.members(stream, budget, most=most, headers=_HEADERS):
+                if member.name != ".":
+                    _note(layer, member)
+    except ArchiveError as error:
         return replace(layer, damage=str(error))
     return replace(layer, damage=_complete(layer.entries))
+
+
+def _note(layer: _Layer, member: Member) -> None:
+    path = f"/{member.name}"
+    folder, _, name = path.rpartition("/")
+    if name == _OPAQUE:
+        layer.emptied.add(folder)
+    elif name.startswith(_WHITEOUT):
+        layer.gone.add(f"{folder}/{name.removeprefix(_WHITEOUT)}")
+    elif member.kind == "hard link":
+        layer.entries[path] = layer.entries.get(f"/{member.target}", _Saved(Kind.OTHER))
+    else:
+        layer.entries[path] = _saved(path, member)
 
 
 def _complete(entries: dict[str, _Saved]) -> str:
@@ -280,49 +287,38 @@ def _complete(entries: dict[str, _Saved]) -> str:
     return ""
 
 
-def _saved(stream: Forward, path: str, member: tarfile.TarInfo) -> _Saved:
-    if member.isdir():
+def _saved(path: str, member: Member) -> _Saved:
+    if member.kind == "folder":
         return _Saved(Kind.FOLDER)
-    if member.issym():
-        return _Saved(Kind.LINK, len(member.linkname), target=member.linkname)
-    if not member.isfile():
+    if member.kind == "symlink":
+        return _Saved(Kind.LINK, len(member.target), target=member.target)
+    if member.kind != "file":
         return _Saved(Kind.OTHER)
-    size = member.size
     content = None
-    wanted = box_look.is_wanted(path) and size <= box_look.READ_LIMIT
-    # A sparse file's bytes are not as they stand in the archive.
-    if (wanted or size <= _KEYS_LIMIT) and not member.issparse():
-        read = stream.read(size)
+    wanted = box_look.is_wanted(path) and member.size <= box_look.READ_LIMIT
+    if wanted or member.size <= _KEYS_LIMIT:
+        read = member.content.read()
         content = read if wanted or box_look.holds_keys(read) else None
-    return _Saved(Kind.FILE, size, content=content)
+    return _Saved(Kind.FILE, member.size, content=content)
 
 
-def _layer_bytes(outer: Forward, size: int) -> Callable[[int], bytes]:
-    """Return what reads a member of so many bytes, decompressed."""
-    left = size
+class _Chunks(io.RawIOBase):
+    """Chunks of any size as one stream."""
 
-    def raw(wanted: int) -> bytes:
-        nonlocal left
-        part = outer.read(min(wanted, left))
-        left -= len(part)
-        return part
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._left = iter(chunks)
+        self._rest = memoryview(b"")
 
-    head = raw(4)
-    rest = from_chunks([head])
+    def readable(self) -> bool:
+        return True
 
-    def whole(wanted: int) -> bytes:
-        return rest(wanted) or raw(wanted)
-
-    if head == _ZSTD:
-        raise tarfile.ReadError("it is compressed with zstd")
-    if not head.startswith(_GZIP):
-        return whole
-
-    return gzip.GzipFile(fileobj=cast(IO[bytes], _Readable(whole)), mode="rb").read
-
-
-@dataclass(frozen=True)
-class _Readable:
-    """What gzip needs of a file."""
-
-    read: Callable[[int], bytes]
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        while not self._rest:
+            chunk = next(self._left, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        size = min(len(view), len(self._rest))
+        view[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size

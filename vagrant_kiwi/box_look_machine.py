@@ -5,37 +5,35 @@ As an ordinary user: nothing is mounted and no machine started, because the box 
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import gzip
 import json
 import os
 import shutil
-import struct
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from vagrant_kiwi import box_look, disk_layout
+from vagrant_kiwi import box_look, disk_layout, qcow2, tar_scan
 from vagrant_kiwi.box_verify import Look
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.disk_layout import LayoutError, Partition, ReadAt
 from vagrant_kiwi.errors import BoxError, PreflightError
 from vagrant_kiwi.ext_files import Debugfs, ExtError, read_tree
 from vagrant_kiwi.process import Runner
-from vagrant_kiwi.tar_forward import CHUNK, DAMAGES, Forward, members
+from vagrant_kiwi.unpacked import CHUNK, ArchiveError, Budget, unpacked
 
 #: Each program with the Debian package that has it.
 _PROGRAMS = {"qemu-img": "qemu-utils", "debugfs": "e2fsprogs"}
 #: Debian keeps programs for file systems where an ordinary user's PATH does not lead to.
 _SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 
-_QCOW2 = b"QFI\xfb"
-_GZIP = b"\x1f\x8b"
 _PASSWD = "/etc/passwd"  # noqa: S105 # no password
 
+#: Members that a box may have, and bytes of one's headers; ours has three, of a block each.
+_MEMBERS, _HEADERS = 2_000_000, 2**20
 #: Bytes that stay free on the disk we work on.
 _SPARE = 2**28
 #: Bytes that one qemu-img may say.
@@ -73,8 +71,8 @@ def look_machine(
     """Look into a box for libvirt.
 
     Args:
-        file: the box as Vagrant packs it (a tar archive, with gzip or without), or one of its
-            disks (qcow2).
+        file: the box as Vagrant packs it (a tar archive, as it is or with gzip, bzip2 or xz), or
+            one of its disks (qcow2).
         runner: starts qemu-img and debugfs.
         scratch: a folder with room for a disk of the box, unpacked; nothing of ours stays there.
         deadline: when it must be done.
@@ -92,13 +90,18 @@ def look_machine(
     try:
         with tempfile.TemporaryDirectory(prefix="look-", dir=scratch.absolute()) as folder:
             work = _Work(runner, programs, Path(folder), deadline, update)
-            parts = [
-                part
-                for number, disk in enumerate(_disks(file.absolute(), work), start=1)
-                for part in _look_disk(disk, number, work)
-            ]
-    except (*DAMAGES, zlib.error, gzip.BadGzipFile) as error:
-        raise _unusable(file, f"neither a disk nor a whole archive with disks: {error}") from error
+            with contextlib.closing(_disks(file.absolute(), work)) as disks:
+                parts = [
+                    part
+                    for number, disk in enumerate(disks, start=1)
+                    for part in _look_disk(disk, number, work)
+                ]
+    except ArchiveError as error:
+        raise BoxError(
+            f"{file} is no box that can be looked into",
+            details=f"neither a disk nor a whole archive with disks: {error}",
+            resolution=error.resolution,
+        ) from error
     except OSError as error:
         raise BoxError(f"{file} cannot be looked into", details=str(error)) from error
     if not parts:
@@ -135,39 +138,6 @@ def combine(parts: Sequence[Part]) -> Look:
     )
 
 
-def check_qcow2(file: Path, header: bytes) -> int:
-    """See that a disk stands alone, before QEMU's programs open it.
-
-    They would read whatever file of this host the disk names as what lies below it, and take its
-    content into what we look at.
-
-    Args:
-        file: the disk, for the error.
-        header: its first 80 bytes.
-
-    Returns:
-        How many snapshots are in it.
-
-    Raises:
-        BoxError: it does not, or it is no such disk.
-    """
-    # QEMU's docs/interop/qcow2.txt, "Header".
-    if len(header) < 80:
-        raise _unusable(file, "its disk is cut short")
-    magic, version, backing = struct.unpack_from(">4sIQ", header)
-    (encrypted,) = struct.unpack_from(">I", header, 32)
-    snapshots, _, features = struct.unpack_from(">IQQ", header, 60)
-    if magic != _QCOW2 or version not in (2, 3):
-        raise _unusable(file, "its disk is not of the format qcow2, version 2 or 3")
-    if backing:
-        raise _unusable(file, "its disk names a file below it (backing file)")
-    if version == 3 and features & 0x4:
-        raise _unusable(file, "its disk has its data in another file")
-    if encrypted:
-        raise _unusable(file, "its disk is encrypted")
-    return int(snapshots)
-
-
 def _unusable(file: Path, why: str) -> BoxError:
     return BoxError(f"{file} is no box that can be looked into", details=why)
 
@@ -188,31 +158,28 @@ def _programs(environment: Mapping[str, str]) -> dict[str, str]:
 # --- The box -----------------------------------------------------------------------------------
 
 
-def _disks(file: Path, work: _Work) -> Iterator[Path]:
+def _disks(file: Path, work: _Work) -> Generator[Path, None, None]:
     """Yield the disks of a box one after the other; those from an archive are gone afterwards."""
     with file.open("rb") as stream:
-        head = stream.read(4)
+        head = stream.read(len(qcow2.MAGIC))
         stream.seek(0)
-        if head == _QCOW2:
+        if head == qcow2.MAGIC:
             yield file
             return
         work.update("unpacking the box")
-        read = gzip.GzipFile(fileobj=stream).read if head.startswith(_GZIP) else stream.read
-        for archive, member in members(Forward(read)):
-            content = archive.extractfile(member) if member.isreg() else None
-            # By its first bytes, not by its name: metadata.json may come after the disks.
-            if content is None or content.read(len(_QCOW2)) != _QCOW2:
-                continue
-            _check_room(work.folder, member.size)
-            disk = work.folder / "disk.qcow2"
-            with disk.open("wb") as target:
-                target.write(_QCOW2)
-                _copy(content, target, work.deadline)
-            yield disk
-            disk.unlink()
-        # The checksum of all stands at the end of gzip's.
-        while read(CHUNK):
-            work.deadline.left()
+        budget = Budget()
+        # Not all that is read is a disk, and takes its time all the same.
+        with unpacked(stream, budget, see=lambda _: work.deadline.left()) as box:
+            for member in tar_scan.members(box, budget, most=_MEMBERS, headers=_HEADERS):
+                # By its first bytes, not by its name: metadata.json may come after the disks.
+                if member.kind != "file" or not member.head.startswith(qcow2.MAGIC):
+                    continue
+                _check_room(work.folder, member.size)
+                disk = work.folder / "disk.qcow2"
+                with disk.open("wb") as target:
+                    _copy(member.content, target, work.deadline)
+                yield disk
+                disk.unlink()
 
 
 def _copy(source: IO[bytes], target: IO[bytes], deadline: Deadline) -> None:
@@ -237,8 +204,7 @@ def _check_room(folder: Path, needed: int) -> None:
 def _look_disk(disk: Path, number: int, work: _Work) -> Iterator[Part]:
     # Most boxes have one disk: of that, nothing needs to be said.
     prefix = f"disk {number}, " if number > 1 else ""
-    with disk.open("rb") as stream:
-        snapshots = check_qcow2(disk, stream.read(80))
+    snapshots = _header(disk).snapshots
     yield Part(
         f"{prefix}the disk", Look(unread=(f"{snapshots} snapshots of it",) if snapshots else ())
     )
@@ -261,6 +227,15 @@ def _look_disk(disk: Path, number: int, work: _Work) -> Iterator[Part]:
                 part = _look_partition(read, partition, raw, work)
                 yield replace(part, name=f"{prefix}{part.name}")
     raw.unlink()
+
+
+def _header(disk: Path) -> qcow2.Disk:
+    """Read a disk's header, before QEMU's programs open it."""
+    try:
+        with disk.open("rb") as stream:
+            return qcow2.read(stream.read(qcow2.HEADER))
+    except ArchiveError as error:
+        raise _unusable(disk, f"its disk is refused: {error}") from error
 
 
 def _used(disk: Path, work: _Work) -> list[tuple[int, int]]:

@@ -1,5 +1,8 @@
 """The header of a qcow2 disk: what QEMU would open because of it.
 
+QEMU's programs would read whatever file of this host a disk names as what lies below it, and take
+its content for the disk's own.
+
 Source: QEMU, docs/interop/qcow2.rst, "Header".
 """
 
@@ -13,9 +16,12 @@ from vagrant_kiwi.unpacked import ArchiveError
 #: Bytes of a file that hold all that is looked at.
 HEADER = 104
 
-_MAGIC = b"QFI\xfb"
-#: Up to the method of encryption; version 3 has its features behind what is not looked at.
+#: What every such file begins with.
+MAGIC = b"QFI\xfb"
+#: Up to the method of encryption.
 _START = struct.Struct(">4sIQIIQI")
+_SNAPSHOTS = struct.Struct(">I")
+_SNAPSHOTS_AT = 60
 _FEATURES = struct.Struct(">Q")
 _FEATURES_AT = 72
 
@@ -28,9 +34,13 @@ _LARGEST = 1 << 46
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk that is in its own file as a whole; ``virtual_size`` in bytes is what a guest sees."""
+    """A disk that is in its own file as a whole.
+
+    ``virtual_size`` in bytes is what a guest sees; there are so many ``snapshots`` of it inside.
+    """
 
     virtual_size: int
+    snapshots: int
 
 
 def read(head: bytes) -> Disk:
@@ -42,7 +52,7 @@ def read(head: bytes) -> Disk:
     Raises:
         ArchiveError: it is none, or it names other files, or QEMU would not open it.
     """
-    if not head.startswith(_MAGIC):
+    if not head.startswith(MAGIC):
         raise ArchiveError("it is no qcow2 file")
     if len(head) < HEADER:
         raise ArchiveError("its header is cut off")
@@ -65,4 +75,4 @@ def read(head: bytes) -> Disk:
         raise ArchiveError(f"its clusters have 2^{cluster_bits} bytes, which QEMU does not take")
     if not 0 < size <= _LARGEST:
         raise ArchiveError(f"its size is {size} bytes")
-    return Disk(size)
+    return Disk(size, snapshots=_SNAPSHOTS.unpack_from(head, _SNAPSHOTS_AT)[0])

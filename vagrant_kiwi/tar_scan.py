@@ -71,25 +71,29 @@ class Member:
         return self._opened[1]
 
 
-def members(stream: IO[bytes], budget: Budget, *, most: int) -> Iterator[Member]:
+def members(
+    stream: IO[bytes], budget: Budget, *, most: int, headers: int = _HEADERS
+) -> Iterator[Member]:
     """Yield what a tar archive holds; read to the very end of the stream.
 
     Args:
         stream: the archive, without compression.
         budget: the holes of sparse files are counted in it.
         most: how many members it may have.
+        headers: bytes that those of one member may have.
 
     Raises:
         ArchiveError: it is damaged, cut off, or has a member that no archive should have.
     """
-    source = _Forwards(stream)
+    source = _Forwards(stream, headers)
     try:
-        tar = tarfile.TarFile(fileobj=cast(IO[bytes], source))
+        # By whatever locale, Linux has names in UTF-8.
+        tar = tarfile.TarFile(fileobj=cast(IO[bytes], source), encoding="utf-8")
     except _DAMAGE as error:
-        raise ArchiveError("it is no tar archive") from error
+        raise ArchiveError(f"it is no tar archive: {error}") from error
     count = 0
     while True:
-        source.headers = _HEADERS
+        source.headers = headers
         with _damaged():
             entry = tar.next()
         source.headers = None
@@ -127,35 +131,6 @@ def inside(name: str) -> str:
     return "/".join(parts) or "."
 
 
-def check_in_root(member: Member) -> None:
-    """See that a member may be in a root file system, or in a layer of one.
-
-    Symlinks may say what they like: Docker unpacks in a chroot.
-
-    Raises:
-        ArchiveError: it may not.
-    """
-    if member.kind in ("file", "folder", "symlink", "hard link"):
-        return
-    if member.kind == "character device" and _DEVICES.get(member.name) == member.device:
-        return
-    major, minor = member.device
-    numbers = f" {major}:{minor}" if member.kind.endswith("device") else ""
-    raise ArchiveError(f"{member.name!r} is a {member.kind}{numbers}")
-
-
-#: What every Linux has under /dev; numbers by the kernel's Documentation/admin-guide/devices.txt.
-_DEVICES = {
-    "dev/null": (1, 3),
-    "dev/zero": (1, 5),
-    "dev/full": (1, 7),
-    "dev/random": (1, 8),
-    "dev/urandom": (1, 9),
-    "dev/tty": (5, 0),
-    "dev/console": (5, 1),
-    "dev/ptmx": (5, 2),
-}
-
 #: What tarfile raises where a header makes no sense, besides its own errors.
 _DAMAGE = (
     tarfile.TarError,
@@ -179,16 +154,18 @@ class _Forwards:
 
     Args:
         stream: the archive.
+        limit: bytes of one member's headers.
 
-    ``headers`` is how many bytes may still be read for one member's headers; None while it is its
-    content that is read.
+    ``headers`` is how many of them may still be read; None while it is a member's content that is
+    read.
     """
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], limit: int) -> None:
         self._stream = stream
+        self._limit = limit
         self._position = 0
         self._last = b""
-        self.headers: int | None = _HEADERS
+        self.headers: int | None = limit
 
     def tell(self) -> int:
         return self._position
@@ -205,7 +182,7 @@ class _Forwards:
             data = self._some(size)
         else:
             if not 0 <= size <= self.headers:
-                raise ArchiveError(f"a member's headers are larger than {_HEADERS} bytes")
+                raise ArchiveError(f"a member's headers are larger than {self._limit} bytes")
             self.headers -= size
             self._last = data = self._stream.read(size)
         self._position += len(data)

@@ -37,13 +37,13 @@ class Budget:
     """What an archive may unpack to.
 
     Args:
-        limit: bytes in all.
+        limit: bytes in all; if it is not given, more than there is: for what is not kept.
         why: what the limit is, as in "which is all there is room for".
         spent: bytes so far.
     """
 
-    limit: int
-    why: str
+    limit: int = 1 << 62
+    why: str = "which cannot be"
     spent: int = 0
 
     def spend(self, size: int) -> None:

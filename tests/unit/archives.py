@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypothesis import strategies as st
+
 from vagrant_kiwi import box_archive
 from vagrant_kiwi.box_archive import BoxArchive, Limits
 
@@ -104,6 +106,21 @@ def _octal(number: int) -> bytes:
     return b"\x80" + number.to_bytes(11, "big")
 
 
+def damaged(draw: st.DataObject, data: bytes) -> bytes:
+    """Return a tar archive with some bytes changed."""
+    content = bytearray(data)
+    changes = st.tuples(st.integers(0, len(content) - 1), st.binary(min_size=1, max_size=12))
+    for at, change in draw.draw(st.lists(changes, max_size=4)):
+        content[at : at + len(change)] = change
+    # A header whose checksum is right is looked at more closely.
+    for start in range(0, len(content) - 511, 512):
+        if content[start + 257 : start + 262] == b"ustar":
+            content[start + 148 : start + 156] = b" " * 8
+            total = sum(content[start : start + 512])
+            content[start + 148 : start + 156] = b"%06o\0 " % total
+    return bytes(content)
+
+
 # --- Docker's -----------------------------------------------------------------------------------
 
 
@@ -159,10 +176,12 @@ def qcow2(
     encryption: int = 0,
     features: int = 0,
     cluster_bits: int = 16,
+    snapshots: int = 0,
 ) -> bytes:
     """Return the start of a qcow2 file."""
     head = struct.pack(">4sIQIIQI", b"QFI\xfb", version, backing, 9, cluster_bits, size, encryption)
-    return (head.ljust(72, b"\0") + struct.pack(">Q", features)).ljust(1024, b"\0")
+    head = head.ljust(60, b"\0") + struct.pack(">IQQ", snapshots, 0, features)
+    return head.ljust(1024, b"\0")
 
 
 def metadata(**values: object) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -11,16 +12,22 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.unit import archives
+from tests.unit.archives import PACKERS, damaged
 from tests.unit.test_box_verify import key_line
-from vagrant_kiwi import box_look_docker, tar_forward
+from vagrant_kiwi import box_look_docker, tar_scan
 from vagrant_kiwi.box_verify import Look
 from vagrant_kiwi.errors import BoxError
+from vagrant_kiwi.unpacked import ArchiveError, Budget
 
+MIB = 2**20
 KEY = "etc/ssh/ssh_host_rsa_key"
 
 #: A layer: files by name; None is a folder, a link is ``-> target``, a hard link ``=> name``.
-Files = Mapping[str, str | None]
+Files = Mapping[str, str | bytes | None]
 
 
 def tar(files: Mapping[str, str | bytes | None], *, format: int = tarfile.PAX_FORMAT) -> bytes:
@@ -228,12 +235,17 @@ def test_layers_that_are_the_same_are_saved_once() -> None:
     ("layer", "reason"),
     [
         (b"\x28\xb5\x2f\xfd" + b"x" * 1000, "it is compressed with zstd"),
-        (b"\x1f\x8b" + b"x" * 1000, "Unknown compression method"),
-        (gzip.compress(tar({"a": "b" * 9999}))[:-50], "Compressed file ended"),
+        (b"\x1f\x8b" + b"x" * 1000, "its compressed data is damaged"),
+        (gzip.compress(tar({"a": "b" * 9999}))[:-50], "its compressed data ends too early"),
         (b"something else" * 100, "invalid header"),
-        (tar({"a": ""})[:512] + b"x" * 1024, "a header is damaged"),
-        (tar({"a": "b" * 9999})[:5000], "unexpected end of data"),
+        (tar({"a": ""})[:512] + b"x" * 1024, "a header in it is damaged"),
+        (tar({"a": "b" * 9999})[:5000], "ends in the middle of a member"),
         (b"", "empty file"),
+        (tar({"/a": ""}), "leads out of the archive"),
+        (tar({"../a": ""}), "leads out of the archive"),
+        (tar({"a": ""}) + tar({"b": ""}), "something follows its end"),
+        (gzip.compress(tar({"a": ""})) + b"more", "something follows the end"),
+        (tar({"a": ""})[:512], "the mark at its end is missing"),
     ],
 )
 def test_a_layer_that_cannot_be_read_is_said_and_the_others_are_looked_into(
@@ -245,6 +257,43 @@ def test_a_layer_that_cannot_be_read_is_said_and_the_others_are_looked_into(
     (unread,) = found.unread
     assert unread.startswith("layer 1: ")
     assert reason in unread
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_layers_may_be_compressed_in_other_ways(packer: str) -> None:
+    archive = oci([PACKERS[packer](tar({KEY: "secret"}))])
+    found = box_look_docker.look_archive(pieces(archive), log=lambda _: None)
+    assert found == Look(host_keys=(f"/{KEY}",))
+
+
+def test_a_sparse_file_is_read_with_its_holes() -> None:
+    line = f"\n{key_line()}\n".encode()
+    name, size = "root/.ssh/authorized_keys", 512 + len(line)
+    made = archives.sparse(name, [(512, len(line))], size).replace(b"x" * len(line), line)
+    found = box_look_docker.look_archive([oci([made + bytes(1024)])], log=lambda _: None)
+    assert found == look(old, {name: bytes(512).decode() + line.decode()})
+    assert (f"/{name}", key_line()) in found.authorized_keys
+
+
+@layouts
+def test_a_connection_that_breaks_is_no_damage(save: Save) -> None:
+    archive = save([tar({KEY: "secret" * 99_999, "etc/x": random.Random(1).randbytes(MIB)})])  # noqa: S311
+
+    def chunks() -> Iterator[bytes]:
+        yield archive[: MIB // 2]
+        raise ConnectionResetError("by the daemon")
+
+    with pytest.raises(ConnectionResetError, match="by the daemon"):
+        box_look_docker.look_archive(chunks(), log=lambda _: None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.booleans())
+def test_no_damage_is_a_crash(draw: st.DataObject, inside: bool) -> None:
+    layer = tar({"etc": None, KEY: "secret", "etc/x": f"=> {KEY}", "n" * 200: "-> x"})
+    archive = oci([damaged(draw, layer)]) if inside else damaged(draw, old([layer]))
+    with contextlib.suppress(BoxError):
+        box_look_docker.look_archive(pieces(archive), log=lambda _: None)
 
 
 def test_a_layer_that_is_not_there_is_said() -> None:
@@ -261,6 +310,7 @@ def test_a_layer_that_is_not_there_is_said() -> None:
         b"no tar at all" * 100,
         tar({"some": "file"}),
         tar({"manifest.json": "{"}),
+        tar({"manifest.json": "[" * 100_000}),
         tar({"manifest.json": "[]"}),
         tar({"manifest.json": "[{}]"}),
         tar({"manifest.json": '[{"Layers": []}, {"Layers": []}]'}),
@@ -279,22 +329,25 @@ def test_headers_without_end_are_not_kept_in_memory() -> None:
     bomb = io.BytesIO()
     with tarfile.open(fileobj=bomb, mode="w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(entry)
-    asked: list[int] = []
 
-    def source(size: int) -> bytes:
-        asked.append(size)
-        return bomb.read(size)
+    class Source(io.BytesIO):
+        asked = 0
 
-    bomb.seek(0)
-    with pytest.raises(tarfile.ReadError, match="too long"):
-        list(tar_forward.members(tar_forward.Forward(source)))
-    assert sum(asked) < 2**20
+        def read(self, size: int | None = -1) -> bytes:
+            assert size is not None
+            self.asked += size
+            return super().read(size)
+
+    source = Source(bomb.getvalue())
+    with pytest.raises(ArchiveError, match="headers are larger than 1048576 bytes"):
+        list(tar_scan.members(source, Budget(), most=9, headers=2**20))
+    assert 0 < source.asked < 2**20
 
     found = box_look_docker.look_archive([oci([bomb.getvalue()])], log=lambda _: None)
-    assert found.unread == ("layer 1: the headers of a member are too long",)
+    assert found.unread == ("layer 1: a member's headers are larger than 1048576 bytes",)
 
 
 def test_an_image_with_too_many_files_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(box_look_docker, "_ENTRIES", 5)
     found = look(old, {str(number): "" for number in range(3)}, {"a": "", "b": "", "c": ""})
-    assert found.unread == ("layer 2: it has too many files",)
+    assert found.unread == ("layer 2: it has more than 2 members",)

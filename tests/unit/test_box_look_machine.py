@@ -6,33 +6,26 @@ import gzip
 import io
 import json
 import shutil
-import struct
 import tarfile
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.unit.archives import PACKERS, damaged, qcow2
 from tests.unit.box_fakes import Scripted, soon
 from vagrant_kiwi import box_look_machine
 from vagrant_kiwi.box_look_machine import Part, combine, look_machine
 from vagrant_kiwi.box_verify import Look
-from vagrant_kiwi.errors import BoxError, PreflightError
+from vagrant_kiwi.deadline import Deadline
+from vagrant_kiwi.errors import BoxError, PhaseTimeoutError, PreflightError
 from vagrant_kiwi.process import CommandResult
 
 MIB = 2**20
-
-
-def qcow2(
-    *, version: int = 3, backing: int = 0, encrypted: int = 0, snapshots: int = 0, features: int = 0
-) -> bytes:
-    """Make a header as in QEMU's docs/interop/qcow2.txt."""
-    return struct.pack(
-        ">4sIQIIQIIQQIIQQ",
-        *(b"QFI\xfb", version, backing, 0, 16, MIB, encrypted),
-        *(1, 0, 0, 1, snapshots, 0, features),
-    )
 
 
 def tar(files: Mapping[str, bytes]) -> bytes:
@@ -99,7 +92,7 @@ def look_at(tmp_path: Path, programs: Mapping[str, str]) -> Callable[..., Look]:
     return look
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("pack", PACKERS.values(), ids=PACKERS)
 def test_a_disk_is_found_by_its_first_bytes(
     look_at: Callable[..., Look], pack: Callable[[bytes], bytes]
 ) -> None:
@@ -132,10 +125,12 @@ def test_snapshots_are_said(look_at: Callable[..., Look]) -> None:
     [
         (qcow2(backing=512), "backing file"),
         (qcow2(version=2, backing=512), "backing file"),
-        (qcow2(features=0x4), "its data in another file"),
-        (qcow2(encrypted=2), "encrypted"),
-        (qcow2(version=4), "version 2 or 3"),
-        (qcow2()[:40], "cut short"),
+        (qcow2(features=0x4), "external data file"),
+        (qcow2(features=0x2), "marked as corrupt"),
+        (qcow2(features=0x20), "features that are not known: 0x20"),
+        (qcow2(encryption=2), "encrypted"),
+        (qcow2(version=4), "version is 4, not 2 or 3"),
+        (qcow2()[:40], "header is cut off"),
     ],
 )
 @pytest.mark.parametrize("pack", [bytes, lambda disk: tar({"box.img": disk})])
@@ -161,9 +156,12 @@ BOX = tar({"metadata.json": b"{}", "box.img": qcow2() + b"x" * 99_999})
         (b"", "empty file"),
         (b"#!/bin/sh\n" * 100, "invalid header"),
         (tar({"metadata.json": b"{}"}), "no disk of the format qcow2"),
-        (BOX[:20_000], "unexpected end of data"),
-        (gzip.compress(BOX)[:-10], "Compressed file ended"),
+        (BOX[:20_000], "ends in the middle of a member"),
+        (gzip.compress(BOX)[:-10], "compressed data ends too early"),
         (gzip.compress(BOX)[:60] + b"\xff" * 99, "invalid"),
+        (gzip.compress(BOX) + b"more", "something follows"),
+        (BOX + BOX, "something follows its end"),
+        (tar({"../box.img": qcow2()}), "leads out of the archive"),
     ],
 )
 def test_what_is_no_box_is_5(look_at: Callable[..., Look], data: bytes, why: str) -> None:
@@ -171,6 +169,55 @@ def test_what_is_no_box_is_5(look_at: Callable[..., Look], data: bytes, why: str
         look_at(data, QemuImg(b"", b"[]"))
     assert caught.value.code == 5
     assert why in caught.value.details
+
+
+def test_what_can_be_done_about_another_compression_is_said(look_at: Callable[..., Look]) -> None:
+    with pytest.raises(BoxError, match="no box") as caught:
+        look_at(b"\x28\xb5\x2f\xfd" + BOX)
+    assert "compressed with zstd" in caught.value.details
+    assert caught.value.resolution == "Unpack it first: zstd -d FILE"
+
+
+def test_headers_of_a_box_without_end_are_5(look_at: Callable[..., Look]) -> None:
+    with pytest.raises(BoxError) as caught:
+        look_at(gzip.compress(tar({"n" * 2**21: b"", "box.img": qcow2()})))
+    assert "headers are larger than 1048576 bytes" in caught.value.details
+
+
+def test_what_is_no_disk_takes_its_time_too(tmp_path: Path, programs: Mapping[str, str]) -> None:
+    file = tmp_path / "x.box"
+    file.write_bytes(tar({"zeros": bytes(MIB)}))
+    with pytest.raises(PhaseTimeoutError):
+        look_machine(
+            file,
+            Scripted(programs),
+            scratch=tmp_path,
+            deadline=Deadline.after(-1, what="Looking into the box"),
+            update=lambda _: None,
+        )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_no_damage_is_a_crash(draw: st.DataObject) -> None:
+    box = damaged(draw, tar({"metadata.json": b"{}", "box.img": qcow2()}))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "x.box").write_bytes(box)
+        for program in ("qemu-img", "debugfs"):
+            (folder / program).touch(mode=0o755)
+        try:
+            found = look_machine(
+                folder / "x.box",
+                Scripted({"PATH": name}, answer=QemuImg(b"", b"[]")),
+                scratch=folder,
+                deadline=soon(),
+                update=lambda _: None,
+            )
+        except (BoxError, PreflightError):
+            # It may claim to be larger than the room there is.
+            return
+        assert found.unread
 
 
 @pytest.mark.parametrize("said", [b"", b'[{"start": 1}]', b"[1]"])
