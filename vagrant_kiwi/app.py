@@ -429,9 +429,10 @@ def _plan(request: Request, console: Console) -> tuple[plan.BuildPlan, descripti
 
 def _box_name(settings: Settings, selection: description.Selection, console: Console) -> str:
     """Choose the box that fits the description; a person is told where another one would."""
-    kind = catalog.kind_of(settings.provider)
-    if kind is None:
+    if settings.provider == "host":
         return settings.box or catalog.DEFAULT
+    # Of a site's own provider no more is known.
+    kind = catalog.kind_of(settings.provider) or "docker"
     name, warning = catalog.choose(
         catalog.load(settings.catalogs),
         selection,

@@ -29,8 +29,14 @@ from vagrant_kiwi.process import Runner
 
 @dataclass(frozen=True)
 class Given:
-    """Where ``box-add`` shall take a box from, as it was typed; nothing of it: the catalogue."""
+    """What was typed for ``box-add``: without url, file and image the catalogue is meant.
 
+    ``name`` and ``kiwi_version`` count for imports only if they were typed: in the settings they
+    are those of builds.
+    """
+
+    name: str | None = None
+    kiwi_version: str | None = None
     url: str | None = None
     file: str | None = None
     image: str | None = None
@@ -90,7 +96,7 @@ def add(
 
 def _wanted(request: Request, given: Given, kind: Kind) -> Wanted | None:
     """Return what is to be imported; None for a box of the catalogue, or an image as it is."""
-    name = request.settings.box
+    name = given.name
     origins = [one for one in ("url", "file", "image") if getattr(given, one) is not None]
     if len(origins) > 1:
         raise UsageError(f"--{origins[0]} and --{origins[1]} do not go together")
@@ -115,7 +121,16 @@ def _wanted(request: Request, given: Given, kind: Kind) -> Wanted | None:
             resolution="Choose another name, or change your catalogue (setting catalogs).",
         )
     return box_import.from_words(
-        name, kind, cwd=request.cwd, kiwi=request.settings.kiwi_version, **asdict(given)
+        name,
+        kind,
+        cwd=request.cwd,
+        kiwi=given.kiwi_version,
+        url=given.url,
+        file=given.file,
+        image=given.image,
+        sha256=given.sha256,
+        signature=given.signature,
+        keyring=given.keyring,
     )
 
 
@@ -156,6 +171,7 @@ def _row(row: Row, now: datetime.datetime) -> dict[str, object]:
         "about": row.about,
         "builds": list(row.builds),
         "origin": row.origin,
+        "problem": row.problem or None,
         "installed": [
             {
                 **one.as_json(),

@@ -40,37 +40,52 @@ def verify(
     """
     rows: list[dict[str, object]] = []
     wrong: list[str] = []
+    wanted = box_stores.kinds(provider)
     with box_admin.supply(request, console) as supply:
-        found = box_stores.look(supply, box_stores.kinds(provider))
-        chosen = [row for row in found.rows if row.installed and name in (None, row.name)]
+        found = box_stores.look(supply, wanted)
+        if name is not None or provider is not None or len(found.silent) == len(wanted):
+            found.must_answer(wanted)
         for kind, why in found.silent.items():
             console.warn(f"{kind} cannot be asked: {why}")
+        chosen = [row for row in found.rows if row.installed and name in (None, row.name)]
         if name is not None and not chosen:
             raise box_upkeep.not_installed(name, found)
         for row in chosen:
             one = row.installed[0]
-            stated = one.kiwi or (row.source.kiwi if row.source is not None else None)
-            look = _look(supply, one)
-            problems = box_verify.problems(look, stated_kiwi=stated, allowed_keys=())
+            # What the catalogue states goes before what the box says of itself.
+            stated = (row.source.kiwi if row.source is not None else None) or one.kiwi
+            kiwi, problems = _examined(supply, one, stated)
             rows.append(
                 {
                     "name": row.name,
                     "provider": row.kind,
                     "version": one.version,
                     "image": one.image,
-                    "kiwi": look.kiwi,
+                    "kiwi": kiwi,
                     "problems": list(problems),
                 }
             )
             wrong += [f"{row.name} ({row.kind}): {problem}" for problem in problems]
+    answer = {"boxes": rows, "silent": dict(found.silent)}
     if not wrong:
-        return {"status": "good", "boxes": rows}, None
-    return {"status": "failed", "boxes": rows}, BoxError(
+        return {"status": "good", **answer}, None
+    return {"status": "failed", **answer}, BoxError(
         "A box is not as it should be" if len(wrong) == 1 else f"{len(wrong)} things are wrong",
         details="\n".join(wrong),
         resolution="Do not build in it. invoke box-build makes a box of ours anew; whoever made "
         "another one must mend it.",
     )
+
+
+def _examined(
+    supply: Supply, one: Installed, stated: str | None
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the KIWI in a box, and what is wrong with the box."""
+    try:
+        look = _look(supply, one)
+    except BoxError as error:
+        return None, (f"It cannot be looked into: {error.brief}: {error.details}.",)
+    return look.kiwi, box_verify.problems(look, stated_kiwi=stated, allowed_keys=())
 
 
 def _look(supply: Supply, one: Installed) -> Look:
@@ -86,7 +101,10 @@ def _look(supply: Supply, one: Installed) -> Look:
         from vagrant_kiwi import box_look_machine, machine_boxes
 
         folder = supply.machines / one.name
-        box = next(each for each in machine_boxes.kept(folder) if each.version == one.version)
+        found = [each for each in machine_boxes.kept(folder) if each.version == one.version]
+        if not found:
+            raise BoxError(f"The box {one.name} {one.version} was removed meanwhile")
+        (box,) = found
         return box_look_machine.look_machine(
             folder / box.version / box.file,
             supply.runner,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vagrant_kiwi import (
     box_arrival,
@@ -22,13 +22,13 @@ from vagrant_kiwi.box_supply import Supply
 from vagrant_kiwi.catalog import Kind, Source
 from vagrant_kiwi.errors import BoxError, SettingsError
 from vagrant_kiwi.guests.vagrantfile import Box
+from vagrant_kiwi.machine_boxes import MachineBox
 
 #: A box can be removed between the look at it and the hold on it; hardly ever twice.
 _TRIES = 3
 
 
-@contextlib.contextmanager
-def held(supply: Supply, name: str) -> Iterator[Box]:
+def held(supply: Supply, name: str) -> contextlib.AbstractContextManager[Box]:
     """Find or make a box, and keep it from being removed during the body.
 
     Args:
@@ -39,8 +39,23 @@ def held(supply: Supply, name: str) -> Iterator[Box]:
         BoxError: there is none, or it cannot be made.
         PreflightError: the host lacks something for it.
     """
+    return kept(supply, name, lambda: find(supply, name))
+
+
+@contextlib.contextmanager
+def kept(supply: Supply, name: str, look: Callable[[], Box]) -> Iterator[Box]:
+    """Keep a box from being removed during the body, however it is found or made.
+
+    Args:
+        supply: where locks and boxes are.
+        name: the box.
+        look: finds or makes it.
+
+    Raises:
+        BoxError: it is removed again and again.
+    """
     for _ in range(_TRIES):
-        box = find(supply, name)
+        box = look()
         with box_use.using(supply.cache, box.content):
             if _is_there(supply, box):
                 yield box
@@ -75,6 +90,12 @@ def find(supply: Supply, name: str, *, anew: bool = False) -> Box:
     if kind == "docker" and box_images.is_image(name):
         return _image(supply, name)
     source = source_of(supply, name, kind)
+    if source is None and anew:
+        raise BoxError(
+            f"The box {name} is not in the catalogue",
+            details="where it came from is not asked again by itself",
+            resolution="Import it again: invoke box-add --name=... with --url, --file or --image.",
+        )
     if source is None:
         return _imported(supply, name, kind)
     if source.recipe is not None:
@@ -84,12 +105,7 @@ def find(supply: Supply, name: str, *, anew: bool = False) -> Box:
         from vagrant_kiwi import machine_supply
 
         return machine_supply.machine_box(supply, recipe, anew=anew)
-    _no_other_kiwi(supply, name)
-    if source.image is not None:
-        reference = (
-            source.image if source.sha256 is None else f"{source.image}@sha256:{source.sha256}"
-        )
-        return _image(supply, reference)
+    _no_other_kiwi(supply, name, source.kiwi)
     return box_arrival.add(supply, box_import.wanted(name, kind, source), anew=anew)
 
 
@@ -134,8 +150,7 @@ def recipe_of(source: Source, kiwi_version: str | None) -> Recipe:
 
 def _imported(supply: Supply, name: str, kind: Kind) -> Box:
     """Return the newest version of a box that was imported under a name of its own."""
-    _no_other_kiwi(supply, name)
-    found: Box | None
+    found: boxes.DockerBox | MachineBox | None
     if kind == "docker":
         with docker_api.client(supply.environment) as client:
             there = docker_boxes.installed(client, name)
@@ -151,12 +166,13 @@ def _imported(supply: Supply, name: str, kind: Kind) -> Box:
             details=f"the catalogue has {', '.join(known)}",
             resolution="Choose one of these, or import it: invoke box-add --name=... --url=...",
         )
+    _no_other_kiwi(supply, name, found.kiwi)
     return found
 
 
 def _image(supply: Supply, name: str) -> Box:
     settings = supply.settings
-    _no_other_kiwi(supply, name)
+    _no_other_kiwi(supply, name, None)
     with supply.console.phase("box") as view, docker_api.client(supply.environment) as client:
         return box_images.find(
             client,
@@ -167,10 +183,11 @@ def _image(supply: Supply, name: str) -> Box:
         )
 
 
-def _no_other_kiwi(supply: Supply, name: str) -> None:
-    if supply.settings.kiwi_version is not None:
+def _no_other_kiwi(supply: Supply, name: str, stated: str | None) -> None:
+    if supply.settings.kiwi_version not in (None, stated):
         raise SettingsError(
             f"The box {name} has the KIWI that it has",
-            details=f"kiwi_version is {supply.settings.kiwi_version}",
+            details=f"kiwi_version is {supply.settings.kiwi_version}, "
+            + (f"stated for the box is {stated}" if stated else "nothing is stated for the box"),
             resolution="Leave kiwi_version out, or take a box of vagrant-kiwi.",
         )

@@ -75,11 +75,7 @@ def find(
             )
             image = _local(client, full)
     except docker_stream.DockerStreamError as error:
-        raise BoxError(
-            f"The box {full} cannot be pulled",
-            details=str(error),
-            resolution="Is the name right? Does the registry want a login (docker login)?",
-        ) from error
+        raise not_had(full, str(error)) from error
     except docker.errors.APIError as error:
         raise BoxError(f"Docker has no box {full}", details=str(error)) from error
     except docker_api.FAILURES as error:
@@ -97,6 +93,15 @@ def find(
         image_id=str(image.id),
         digest="",
         size=int(image.attrs["Size"]),
+    )
+
+
+def not_had(image: str, why: str) -> BoxError:
+    """Return the error for an image that its registry does not give."""
+    return BoxError(
+        f"The box {image} cannot be pulled",
+        details=why,
+        resolution="Is the name right? Does the registry want a login (docker login)?",
     )
 
 

@@ -8,19 +8,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vagrant_kiwi import box_archive, download, signatures
-from vagrant_kiwi.box_archive import DockerArchive, MachineArchive, RootFileSystem
+from filelock import FileLock, Timeout
+
+from vagrant_kiwi import box_archive, box_recipe, download, signatures
+from vagrant_kiwi.box_archive import BoxArchive, DockerArchive, MachineArchive
 from vagrant_kiwi.box_supply import Supply
 from vagrant_kiwi.catalog import Kind, Source
 from vagrant_kiwi.console import PhaseView
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.description_model import mask
-from vagrant_kiwi.errors import BoxError, UsageError
+from vagrant_kiwi.errors import BoxError, PreflightError, UsageError
 
+#: In the cache: what arrives.
+DOWNLOADS = "downloads"
 _BLOCK = 1 << 20
 
 
@@ -57,7 +62,7 @@ class Verified:
 
     path: Path
     sha256: str
-    archive: DockerArchive | RootFileSystem | MachineArchive
+    archive: BoxArchive
 
 
 def wanted(name: str, kind: Kind, source: Source) -> Wanted:
@@ -66,13 +71,14 @@ def wanted(name: str, kind: Kind, source: Source) -> Wanted:
     Args:
         name: of the box.
         kind: the kind of guest.
-        source: one with an archive.
+        source: one without a recipe.
     """
     return Wanted(
         name=name,
         kind=kind,
         url=source.url,
         file=source.file,
+        image=source.image,
         sha256=source.sha256,
         size=source.size,
         signature=source.signature,
@@ -154,10 +160,11 @@ def checksum(text: str | None) -> str | None:
 def verified(
     supply: Supply, wanted: Wanted, view: PhaseView, deadline: Deadline, *, room: int
 ) -> Iterator[Verified]:
-    """Fetch an archive and check all of it, for the body.
+    """Fetch an archive and check all of it, for the body, which may move the file.
 
-    What was downloaded is removed after the body, or when it is not what it should be; after an
-    interruption it stays, and the next call goes on with it.
+    It is a file of our own, that nobody else touches meanwhile. It is removed after the body, or
+    when it is not what it should be; a download that is interrupted stays, and the next call goes
+    on with it.
 
     Args:
         supply: what it takes.
@@ -168,45 +175,71 @@ def verified(
 
     Raises:
         BoxError: it cannot be had, or is not what it should be.
-        PreflightError: gpg is missing.
+        PreflightError: there is no room for it, or gpg is missing.
         PhaseTimeoutError: it takes too long.
     """
-    if wanted.url is None:
-        assert wanted.file is not None  # noqa: S101 - the caller has images apart
-        yield _checked(supply, wanted, wanted.file, view, deadline, room)
-        return
-    path = _fetch(supply, wanted.url, view, deadline, sha256=wanted.sha256, size=wanted.size)
-    try:
-        found = _checked(supply, wanted, path, view, deadline, room)
-    except BoxError:
-        download.forget(wanted.url, _downloads(supply))
-        raise
-    yield found
-    download.forget(wanted.url, _downloads(supply))
+    if wanted.url is not None:
+        source = download.Source(wanted.url, wanted.sha256, wanted.size)
+        having = _downloaded(supply, source, view, deadline)
+    else:
+        having = _copied(supply, wanted, view, deadline)
+    with having as path:
+        yield _checked(supply, wanted, path, view, deadline, room)
 
 
-def _downloads(supply: Supply) -> Path:
-    return supply.cache / "downloads"
-
-
-def _fetch(
-    supply: Supply,
-    url: str,
-    view: PhaseView,
-    deadline: Deadline,
-    *,
-    sha256: str | None = None,
-    size: int | None = None,
-) -> Path:
+def _downloaded(
+    supply: Supply, source: download.Source, view: PhaseView, deadline: Deadline
+) -> contextlib.AbstractContextManager[Path]:
     # The text has the rate, which is another one each time: in a log that is a line each time.
     live = supply.console.terminal
-    return download.fetch(
-        download.Source(url, sha256, size),
-        _downloads(supply),
+    return download.held(
+        source,
+        supply.cache / DOWNLOADS,
         update=view.update if live else lambda _, percent: view.update("downloading", percent),
         log=supply.console.note,
         deadline=deadline,
     )
+
+
+@contextlib.contextmanager
+def _copied(supply: Supply, wanted: Wanted, view: PhaseView, deadline: Deadline) -> Iterator[Path]:
+    """Copy a person's file for the body: what is checked is then what is used."""
+    file = wanted.file
+    assert file is not None  # noqa: S101 - the caller has the others apart
+    if not file.is_file():
+        raise BoxError(
+            f"There is no file {file}", resolution="Correct the path of the box's archive."
+        )
+    copy = supply.cache / DOWNLOADS / f"{wanted.kind}-{wanted.name}.copy"
+    view.update("copying")
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        size, free = file.stat().st_size, shutil.disk_usage(copy.parent).free
+        if size > free:
+            raise PreflightError(
+                f"There is not enough room for a copy of {file}",
+                details=f"{copy.parent} has {free >> 20} MiB left, the file {size >> 20} MiB",
+                resolution="Make room there, or set XDG_CACHE_HOME to a folder on another disk.",
+            )
+        lock = FileLock(f"{copy}.lock")
+        lock.acquire(timeout=deadline.left())
+    except Timeout as error:
+        raise deadline.missed(details="another process was importing it") from error
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    try:
+        try:
+            shutil.copyfile(file, copy)
+        except OSError as error:
+            raise _unreadable(file, error) from error
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+        lock.release()
+
+
+def _unreadable(path: Path, error: OSError) -> BoxError:
+    return BoxError(f"{path} cannot be read or copied", details=str(error))
 
 
 def _checked(
@@ -217,15 +250,10 @@ def _checked(
     deadline: Deadline,
     room: int,
 ) -> Verified:
-    if not path.is_file():
-        raise BoxError(
-            f"There is no file {path}",
-            resolution="Correct the path of the box's archive.",
-        )
     if wanted.size is not None and path.stat().st_size != wanted.size:
         raise BoxError(
             f"The box {wanted.name} has another size than stated",
-            details=f"{path}: {path.stat().st_size} bytes, stated are {wanted.size}",
+            details=f"{wanted.origin}: {path.stat().st_size} bytes, stated are {wanted.size}",
             resolution="Ask whoever offers it; nothing was imported.",
         )
     found = sha256_of(path, lambda percent: view.update("checksum", percent))
@@ -239,6 +267,12 @@ def _checked(
         _check_signature(supply, wanted, path, view, deadline)
     view.update("checking the archive")
     archive = box_archive.inspect(path, room=room)
+    _check_fit(wanted, archive)
+    return Verified(path, found, archive)
+
+
+def _check_fit(wanted: Wanted, archive: BoxArchive) -> None:
+    """See that an archive is of the kind that was asked for, and can be used on this host."""
     is_machine = isinstance(archive, MachineArchive)
     if is_machine != (wanted.kind == "libvirt"):
         raise BoxError(
@@ -248,7 +282,19 @@ def _checked(
             else "it is an image for Docker",
             resolution=f"Give --provider={'libvirt' if is_machine else 'docker'}.",
         )
-    return Verified(path, found, archive)
+    if isinstance(archive, MachineArchive) and archive.disks != ("box.img",):
+        raise BoxError(
+            f"{wanted.origin} is no box that can be used here",
+            details=f"its disks are {', '.join(archive.disks)}; there must be box.img alone",
+            resolution="Have its maker pack it as a box with one disk.",
+        )
+    arch = box_recipe.host_arch()
+    if isinstance(archive, DockerArchive) and (archive.os, archive.architecture) != ("linux", arch):
+        raise BoxError(
+            f"The box {wanted.name} is for another system",
+            details=f"it is for {archive.os!r} on {archive.architecture!r}, not linux on {arch}",
+            resolution="Get the one for this architecture.",
+        )
 
 
 def _check_signature(
@@ -258,14 +304,15 @@ def _check_signature(
     assert wanted.keyring is not None  # noqa: S101
     view.update("signature")
     given = wanted.signature
-    signature = given if isinstance(given, Path) else _fetch(supply, given, view, deadline)
-    try:
+    having: contextlib.AbstractContextManager[Path] = (
+        contextlib.nullcontext(given)
+        if isinstance(given, Path)
+        else _downloaded(supply, download.Source(given), view, deadline)
+    )
+    with having as signature:
         who = signatures.check(
             path, signature, wanted.keyring, runner=supply.runner, timeout=deadline.left()
         )
-    finally:
-        if isinstance(given, str):
-            download.forget(given, _downloads(supply))
     supply.console.note(f"{wanted.origin} is signed by {who}")
 
 

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vagrant_kiwi import box_by_name, box_images, box_recipe, catalog, docker_api, docker_boxes
+from vagrant_kiwi import box_by_name, box_recipe, catalog, docker_api, docker_boxes
 from vagrant_kiwi.box_installed import Installed
 from vagrant_kiwi.box_supply import Supply
 from vagrant_kiwi.catalog import Catalog, Kind, Source
@@ -22,7 +22,7 @@ class Row:
 
     ``source`` is the catalogue's, if the box is in it; ``kiwi_version`` that of a box with another
     KIWI; ``current`` the digest that its newest version must have, where that is known;
-    ``installed`` its versions, the newest first.
+    ``installed`` its versions, the newest first; ``problem`` why the catalogue's entry is useless.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Row:
     kiwi_version: str | None
     current: str | None
     installed: tuple[Installed, ...]
+    problem: str = ""
 
     @property
     def origin(self) -> str:
@@ -45,6 +46,8 @@ class Row:
 
     def outdated(self, one: Installed) -> bool:
         """Tell whether a version of it is not the one that a build would take."""
+        if self.problem:
+            return False
         if self.current is not None:
             return one.digest != self.current
         return one != self.installed[0]
@@ -56,6 +59,23 @@ class Boxes:
 
     rows: tuple[Row, ...]
     silent: dict[Kind, str]
+
+    def must_answer(self, wanted: Sequence[Kind]) -> None:
+        """See that all that were asked have answered.
+
+        Raises:
+            PreflightError: one has not.
+        """
+        for kind in wanted:
+            if kind in self.silent:
+                others = [one for one in KINDS if one not in self.silent]
+                raise PreflightError(
+                    f"What there is for {kind} cannot be found out",
+                    details=self.silent[kind],
+                    resolution="Mend that"
+                    + "".join(f", or leave it out: --provider={one}" for one in others)
+                    + ".",
+                )
 
     def named(self, name: str) -> list[Row]:
         """Return the rows of a name that have something installed."""
@@ -100,7 +120,7 @@ def look(supply: Supply, wanted: Sequence[Kind]) -> Boxes:
     for kind in wanted:
         found: list[Installed] = []
         try:
-            found = _docker(supply, known, arch) if kind == "docker" else _libvirt(supply, silent)
+            found = _docker(supply) if kind == "docker" else _libvirt(supply, silent)
         except (PreflightError, BoxError, GuestError) as error:
             silent[kind] = str(error)
         names = [entry.name for entry in known.entries if entry.source(kind, arch) is not None]
@@ -109,15 +129,9 @@ def look(supply: Supply, wanted: Sequence[Kind]) -> Boxes:
     return Boxes(tuple(rows), silent)
 
 
-def _docker(supply: Supply, known: Catalog, arch: str) -> list[Installed]:
+def _docker(supply: Supply) -> list[Installed]:
     with docker_api.client(supply.environment) as client:
-        found = docker_boxes.installed(client)
-        for entry in known.entries:
-            source = entry.source("docker", arch)
-            if source is not None and source.image is not None:
-                reference = box_images.pinned(source.image, source.sha256)
-                found += docker_boxes.pulled(client, entry.name, reference, source.kiwi)
-    return found
+        return docker_boxes.installed(client)
 
 
 def _libvirt(supply: Supply, silent: dict[Kind, str]) -> list[Installed]:
@@ -142,6 +156,12 @@ def _row(known: Catalog, name: str, kind: Kind, arch: str, found: Sequence[Insta
     source = entry.source(kind, arch) if entry is not None else None
     if kiwi is not None and (source is None or source.recipe is None):
         entry = source = None
+    current, problem = None, ""
+    try:
+        current = _current(source, kind, kiwi)
+    except BoxError as error:
+        # A damaged recipe, or a KIWI that is too old by now, must not hide all the others.
+        problem = str(error)
     return Row(
         name=name,
         kind=kind,
@@ -149,8 +169,9 @@ def _row(known: Catalog, name: str, kind: Kind, arch: str, found: Sequence[Insta
         builds=(entry.distributions or entry.package_managers) if entry is not None else (),
         source=source,
         kiwi_version=kiwi,
-        current=_current(source, kind, kiwi),
+        current=current,
         installed=tuple(one for one in found if one.name == name),
+        problem=problem,
     )
 
 

@@ -36,11 +36,12 @@ def print_boxes(answer: Mapping[str, Any]) -> None:
 
 def _lines(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     builds = ", ".join(row["builds"]) or "-"
-    known = bool(row["about"])
+    known = "current" if row["about"] else "imported"
     if not row["installed"]:
-        yield (row["name"], row["provider"], builds, "-", "-", "-", "-", "not installed", "")
+        state = "damaged" if row["problem"] else "not installed"
+        yield (row["name"], row["provider"], builds, "-", "-", "-", "-", state, "")
     for one in row["installed"]:
-        state = "outdated" if one["outdated"] else "current" if known else "imported"
+        state = "damaged" if row["problem"] else "outdated" if one["outdated"] else known
         yield (
             row["name"],
             row["provider"],

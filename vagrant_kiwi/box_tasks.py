@@ -10,6 +10,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from vagrant_kiwi.console import Console
+from vagrant_kiwi.errors import VagrantKiwiError
 from vagrant_kiwi.invocation import PlainTask
 from vagrant_kiwi.task_support import KIWI_VERSION, common_help, reported, request, show
 
@@ -69,6 +70,8 @@ def box_add(
 ) -> None:
     """Make a box of the catalogue, or import one; nothing happens when it is current."""
     given = {
+        "name": name,
+        "kiwi_version": kiwi_version,
         "url": url,
         "file": file,
         "image": image,
@@ -160,8 +163,8 @@ def box_update(
 
     console = Console(quiet=quiet, verbose=verbose)
     with reported(console, as_json=json):
-        answer = box_upkeep.update(request(c, {}), console, name=name, provider=provider)
-        show(answer, as_json=json)
+        answer, error = box_upkeep.update(request(c, {}), console, name=name, provider=provider)
+    _finish(console, answer, error, json=json)
 
 
 @task(
@@ -188,8 +191,9 @@ def box_push(
 
     console = Console(quiet=quiet, verbose=verbose)
     with reported(console, as_json=json):
-        asked = request(c, {"box": name, "kiwi_version": kiwi_version})
-        show(box_upkeep.push(asked, console, image=image), as_json=json)
+        asked = request(c, {"box": name})
+        answer = box_upkeep.push(asked, console, image=image, kiwi_version=kiwi_version)
+        show(answer, as_json=json)
 
 
 @task(
@@ -227,6 +231,13 @@ def box_verify(
     console = Console(quiet=quiet)
     with reported(console, as_json=json):
         answer, error = box_audit.verify(request(c, {}), console, name=name, provider=provider)
+    _finish(console, answer, error, json=json)
+
+
+def _finish(
+    console: Console, answer: Mapping[str, object], error: VagrantKiwiError | None, *, json: bool
+) -> None:
+    """Show an answer that is there also when something went wrong."""
     show({**answer, "error": error.as_json() if error is not None else None}, as_json=json)
     if error is not None:
         console.error(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import docker.utils
@@ -21,10 +22,10 @@ from vagrant_kiwi.app import Request
 from vagrant_kiwi.box_installed import Installed
 from vagrant_kiwi.box_stores import Boxes, Row
 from vagrant_kiwi.box_supply import Supply
-from vagrant_kiwi.catalog import Kind
 from vagrant_kiwi.console import Console
 from vagrant_kiwi.deadline import Deadline
-from vagrant_kiwi.errors import BoxError, PreflightError, UsageError
+from vagrant_kiwi.errors import BoxError, StoppedError, UsageError, VagrantKiwiError
+from vagrant_kiwi.guests.vagrantfile import Box
 
 #: Seconds without progress after which a push has failed.
 _STALL = 120.0
@@ -48,7 +49,10 @@ def remove(
         PreflightError: Docker or libvirt does not answer.
     """
     with box_admin.supply(request, console) as supply:
-        found = box_stores.look(supply, box_stores.kinds(provider))
+        wanted = box_stores.kinds(provider)
+        found = box_stores.look(supply, wanted)
+        # Where it is, and who uses it, must be known.
+        found.must_answer(wanted)
         rows = found.named(name)
         if not rows:
             raise not_installed(name, found)
@@ -58,8 +62,6 @@ def remove(
                 resolution="Say which one: --provider=docker or --provider=libvirt.",
             )
         (row,) = rows
-        # Who uses it must be known.
-        _must_answer(found, row.kind)
         used = [one for one in row.installed if one.users]
         if used and not force:
             raise _in_use(name, used)
@@ -113,15 +115,6 @@ def remove_versions(
         return [one for one in versions if one.version in {box.version for box in gone}]
 
 
-def _must_answer(found: Boxes, kind: Kind) -> None:
-    if kind in found.silent:
-        raise PreflightError(
-            f"Who uses the boxes for {kind} cannot be found out",
-            details=found.silent[kind],
-            resolution="Mend that, then try again.",
-        )
-
-
 def not_installed(name: str, found: Boxes) -> BoxError:
     """Return the error for a box that is not there, with those that are."""
     names = sorted({row.name for row in found.rows if row.installed})
@@ -146,7 +139,7 @@ def _in_use(name: str, used: Sequence[Installed]) -> BoxError:
 
 def update(
     request: Request, console: Console, *, name: str | None, provider: str | None
-) -> dict[str, object]:
+) -> tuple[dict[str, object], VagrantKiwiError | None]:
     """Bring installed boxes to what the catalogue says; nothing happens to current ones.
 
     Builds that run go on with what they have; what nothing uses any more is removed.
@@ -157,58 +150,75 @@ def update(
         name: only this box.
         provider: only boxes for this one.
 
+    Returns:
+        What was updated, what is current, what is left as it is; and the first error, if a box
+        could not be brought up to date. The others were.
+
     Raises:
-        BoxError: one is not installed, or cannot be had.
-        PreflightError: the host lacks something for it.
+        BoxError: the box is not installed.
+        PreflightError: whoever was named does not answer.
     """
-    updated: list[dict[str, object]] = []
-    current: list[dict[str, object]] = []
-    left: list[dict[str, object]] = []
+    wanted = box_stores.kinds(provider)
     with box_admin.supply(request, console) as plain:
-        found = box_stores.look(plain, box_stores.kinds(provider))
+        found = box_stores.look(plain, wanted)
+    if name is not None or provider is not None:
+        found.must_answer(wanted)
+    for kind, why in found.silent.items():
+        console.warn(f"{kind} cannot be asked: {why}")
     rows = [row for row in found.rows if row.installed and name in (None, row.name)]
     if name is not None and not rows:
         raise not_installed(name, found)
-    for kind in found.silent:
-        if provider is not None:
-            _must_answer(found, kind)
-        console.warn(f"{kind} cannot be asked: {found.silent[kind]}")
+    answer: dict[str, list[dict[str, object]]] = {"updated": [], "current": [], "left": []}
+    first: VagrantKiwiError | None = None
     for row in rows:
         said: dict[str, object] = {"name": row.name, "provider": row.kind}
-        if row.source is None:
-            left.append({**said, "reason": "it is not in a catalogue"})
+        if row.source is None or row.problem:
+            reason = row.problem or "it is not in a catalogue"
+            answer["left"].append({**said, "reason": reason})
             continue
         before = row.installed[0]
-        if row.source.image is None and not row.outdated(before):
-            current.append({**said, "version": before.version})
+        if row.current is not None and not row.outdated(before):
+            answer["current"].append({**said, "version": before.version})
             continue
-        settings = request.settings.model_copy(
-            update={
-                "provider": row.kind,
-                "kiwi_version": row.kiwi_version,
-                "docker": request.settings.docker.model_copy(update={"pull": "always"}),
-            }
-        )
-        with box_admin.supply(request, console, row.kind) as supply:
-            app.check_host(settings, request.environment, console)
-            made = Supply(settings, supply.environment, supply.runner, console, supply.gate)
-            box = box_by_name.find(made, catalog.split_variant(row.name)[0])
-            same = box.content == before.content
-            if row.source.image is not None and not same:
-                # The registry's name is that of the newer one now.
-                with docker_api.client(made.environment) as client, boxes.docker_errors():
-                    boxes.drop(client, before.content, made.cache)
-        (current if same else updated).append({**said, "version": box.version})
-    return {"updated": updated, "current": current, "left": left}
+        try:
+            box = _newest(request, console, row)
+        except StoppedError:
+            raise
+        except VagrantKiwiError as error:
+            console.error(error)
+            answer["left"].append({**said, "reason": error.brief})
+            first = first or error
+            continue
+        place = "current" if box.content == before.content else "updated"
+        answer[place].append({**said, "version": box.version})
+    return {**answer}, first
 
 
-def push(request: Request, console: Console, *, image: str) -> dict[str, object]:
+def _newest(request: Request, console: Console, row: Row) -> Box:
+    """Make or fetch what the catalogue has of a box now."""
+    settings = request.settings.model_copy(
+        update={
+            "kiwi_version": row.kiwi_version,
+            # A registry is asked; builds ask it only if the settings say so.
+            "docker": request.settings.docker.model_copy(update={"pull": "always"}),
+        }
+    )
+    asked = dataclasses.replace(request, settings=settings)
+    with box_admin.supply(asked, console, row.kind) as supply:
+        app.check_host(supply.settings, request.environment, console)
+        return box_by_name.find(supply, catalog.split_variant(row.name)[0])
+
+
+def push(
+    request: Request, console: Console, *, image: str, kiwi_version: str | None
+) -> dict[str, object]:
     """Put a docker box into a registry, with the login that Docker's own client has there.
 
     Args:
         request: the task's input; its settings name the box, of which goes what a build would take.
         console: shows progress.
         image: its name there, with the registry; the tag is "latest" if there is none.
+        kiwi_version: of the box with another KIWI.
 
     Raises:
         BoxError: there is no such box, or the registry does not take it.
@@ -216,41 +226,44 @@ def push(request: Request, console: Console, *, image: str) -> dict[str, object]
         PreflightError: Docker does not answer.
     """
     repository, tag = docker.utils.parse_repository_tag(image)
-    if "/" not in repository or "@" in image:
+    host = repository.partition("/")[0]
+    if "@" in image or "/" not in repository or not (set(".:") & set(host) or host == "localhost"):
         raise UsageError(
-            f"--image={image} names no place in a registry",
-            resolution="Give it as in --image=registry.example.com/kiwi:1.",
+            f"{image} names no place in a registry",
+            resolution="Give it as in registry.example.com/kiwi:1, or docker.io/me/kiwi:1.",
         )
     reference = f"{repository}:{tag or 'latest'}"
     deadline = Deadline.after(request.settings.timeouts.box, what=f"Pushing {reference}")
     name = request.settings.box or catalog.DEFAULT
-    with box_admin.supply(request, console, "docker") as supply:
-        box = box_by_name.find(supply, name)
-        with (
-            console.phase("push") as view,
-            docker_api.client(supply.environment) as client,
-            boxes.docker_errors(),
-        ):
-            there = boxes.image_of(client, reference)
-            if there not in (None, box.content):
-                raise BoxError(
-                    f"{reference} is another image on this host",
-                    details=f"{there}, and the box is {box.content}",
-                    resolution=f"Remove that name (docker rmi {reference}), or choose another tag.",
-                )
-            client.api.tag(box.content, repository, tag or "latest")
-            try:
-                digest = docker_stream.push(
-                    client, reference, stall=_STALL, log=view.update, deadline=deadline
-                )
-            except docker_stream.DockerStreamError as error:
-                raise BoxError(
-                    f"The registry does not take {reference}",
-                    details=str(error),
-                    resolution=f"Does it want a login? docker login {repository.partition('/')[0]}",
-                ) from error
-            finally:
-                if there is None:
-                    with supply.gate.shield():
-                        boxes.remove_tag(client, reference)
+    settings = request.settings.model_copy(update={"kiwi_version": kiwi_version})
+    asked = dataclasses.replace(request, settings=settings)
+    with (
+        box_admin.supply(asked, console, "docker") as supply,
+        box_by_name.held(supply, name) as box,
+        console.phase("push") as view,
+        docker_api.client(supply.environment) as client,
+        boxes.docker_errors(),
+    ):
+        there = boxes.image_of(client, reference)
+        if there not in (None, box.content):
+            raise BoxError(
+                f"{reference} is another image on this host",
+                details=f"{there}, and the box is {box.content}",
+                resolution=f"Remove that name (docker rmi {reference}), or choose another tag.",
+            )
+        client.api.tag(box.content, repository, tag or "latest")
+        try:
+            digest = docker_stream.push(
+                client, reference, stall=_STALL, log=view.update, deadline=deadline
+            )
+        except docker_stream.DockerStreamError as error:
+            raise BoxError(
+                f"The registry does not take {reference}",
+                details=str(error),
+                resolution=f"Does it want a login? docker login {host}",
+            ) from error
+        finally:
+            if there is None:
+                with supply.gate.shield():
+                    boxes.remove_tag(client, reference)
     return {"status": "pushed", "name": name, "image": reference, "digest": digest}

@@ -19,7 +19,6 @@ from vagrant_kiwi.data import data_folder
 from vagrant_kiwi.description import Selection
 from vagrant_kiwi.errors import SettingsError
 from vagrant_kiwi.settings_model import (
-    FileName,
     HostPath,
     Model,
     Text,
@@ -42,6 +41,11 @@ _VARIANT = re.compile(r"(.+)-kiwi-([0-9][0-9.]*)")
 #: Suites that belong to another one: bookworm-updates, bookworm-security, bookworm/updates.
 _PART_OF = re.compile(r"(-(updates|security|backports(-sloppy)?|proposed-updates)|/.*)$")
 
+#: Vagrant compares versions as Ruby does (Gem::Version).
+_VERSION = r"^[0-9]{1,18}(\.[0-9A-Za-z]{1,18})*$"
+#: Endings of what lies beside the folders of boxes in the cache.
+_RESERVED = (".lock", ".loading", ".building", ".copy", ".part")
+
 Sha256 = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}$")]
 BoxName = Annotated[
     str,
@@ -52,7 +56,13 @@ _ORIGINS = ("recipe", "image", "url", "file")
 
 def is_name(name: str) -> bool:
     """Tell whether a box may be called so."""
-    return _NAME.fullmatch(name) is not None and _VARIANT.fullmatch(name) is None
+    return (
+        _NAME.fullmatch(name) is not None
+        and _VARIANT.fullmatch(name) is None
+        # Those of folders and files in the cache.
+        and name != "builds"
+        and not name.endswith(_RESERVED)
+    )
 
 
 def split_variant(name: str) -> tuple[str, str | None]:
@@ -76,8 +86,10 @@ class Source(Model):
     image: Text | None = setting(None, "Image of a registry", "a name with its registry and tag")
     url: Text | None = setting(None, "Archive on a web server", "an http or https URL")
     file: HostPath | None = setting(None, "Archive on this host", "a path on this host")
-    version: FileName | None = setting(
-        None, "Version, in words of whoever made it", "one word", kind="text"
+    version: Annotated[str, StringConstraints(strict=True, pattern=_VERSION)] | None = setting(
+        None,
+        "Version, in numbers of whoever made it",
+        "numbers and letters with dots, a number first (in quotes where it looks like a number)",
     )
     size: Annotated[int, Strict(), Field(gt=0)] | None = setting(
         None, "Size of the archive in bytes", "a whole number above 0", kind="number"

@@ -6,7 +6,7 @@ What they are stands in labels of the images, so that every user of the daemon s
 from __future__ import annotations
 
 import datetime
-import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,52 +53,6 @@ def installed(client: docker.DockerClient, name: str | None = None) -> list[Inst
             if short_name(tag).rpartition(":")[0] == repository_of(image["Labels"][LABEL_BOX])
         ]
     return sorted(found, key=lambda box: box.created, reverse=True)
-
-
-def pulled(
-    client: docker.DockerClient, name: str, reference: str, kiwi: str | None
-) -> list[Installed]:
-    """Return the image of a registry that a box of the catalogue is, if the daemon has it.
-
-    Args:
-        client: the Docker daemon.
-        name: of the box.
-        reference: of the image.
-        kiwi: the version of KIWI that is stated for it.
-
-    Raises:
-        BoxError: the daemon answers with an error.
-        PreflightError: it does not answer.
-    """
-    with docker_errors():
-        try:
-            image = client.images.get(reference)
-        except docker.errors.ImageNotFound:
-            return []
-        repository, _ = docker.utils.parse_repository_tag(reference)
-        sums = [
-            known.rpartition("@sha256:")[2]
-            for known in image.attrs.get("RepoDigests") or ()
-            if known.startswith(f"{repository}@")
-        ]
-        return [
-            Installed(
-                name=name,
-                kind="docker",
-                version=reference.rpartition(":")[2],
-                image=reference,
-                content=str(image.id),
-                digest=(*sums, "")[0],
-                size=int(image.attrs["Size"]),
-                # Docker writes nanoseconds, of which Python reads six digits.
-                created=datetime.datetime.fromisoformat(
-                    re.sub(r"(\.\d{6})\d+", r"\1", image.attrs["Created"])
-                ),
-                kiwi=kiwi,
-                origin=reference,
-                users=tuple(sorted(_users(client).get(str(image.id), ()))),
-            )
-        ]
 
 
 def _users(client: docker.DockerClient) -> dict[str, list[str]]:
@@ -157,7 +111,7 @@ def remove(
 
     Args:
         client: the Docker daemon.
-        boxes: those to remove.
+        boxes: those to remove; the caller holds the lock on making them.
         cache: the user's cache folder, where builds hold what they use.
         force: also those that containers use; these go on with what they have.
         log: told what stays, and why.
@@ -170,7 +124,9 @@ def remove(
         PreflightError: it does not answer.
     """
     gone = []
-    for box in boxes:
+    # While the lock was waited for, a name may have gone to another image, or a guest come.
+    now = {(box.image, box.content): box for box in installed(client)}
+    for box in [now[key] for key in ((one.image, one.content) for one in boxes) if key in now]:
         with box_use.removing(cache, box.content) as free, docker_errors():
             if not (free or force):
                 log(f"{box.image} stays: a build is using it")
@@ -191,3 +147,19 @@ def in_use(name: str, boxes: Sequence[Installed]) -> BoxError:
         details="\n".join(users),
         resolution="invoke down removes guests that were left. --force removes the box anyway.",
     )
+
+
+def nameless(client: docker.DockerClient, *, older: float) -> list[tuple[str, tuple[str, ...]]]:
+    """Return images of boxes that have lost their name, with who uses each.
+
+    Args:
+        client: the Docker daemon.
+        older: seconds; younger ones may be a step of a box that is being made.
+    """
+    users = _users(client)
+    found = client.api.images(filters={"label": LABEL_BOX, "dangling": True})
+    return [
+        (str(one["Id"]), tuple(users.get(str(one["Id"]), ())))
+        for one in found
+        if time.time() - one["Created"] > older
+    ]

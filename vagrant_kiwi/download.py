@@ -26,10 +26,12 @@ from vagrant_kiwi.download_meter import amount
 from vagrant_kiwi.download_part import Part, Place, Version, disk_errors, sum_of
 from vagrant_kiwi.errors import BoxError, UsageError
 
-__all__ = ["PATIENCE", "Source", "fetch", "forget"]
+__all__ = ["PATIENCE", "Source", "fetch", "held"]
 
 #: How often to try again without getting anywhere: at once, then after 2, 4, 8, 16 and 30 s.
 PATIENCE: Final = Retry(total=6, backoff_factor=1, backoff_max=30, backoff_jitter=1)
+#: Seconds without a byte after which a connection is given up.
+_STALL = 60.0
 #: The longest that a server may ask us to wait, in seconds.
 _LONGEST_WAIT = 300.0
 #: Bytes that an attempt must get further than any before it to count as progress.
@@ -43,7 +45,7 @@ def fetch(
     update: Callable[[str, int | None], None],
     log: Callable[[str], None],
     deadline: Deadline,
-    stall: float = 60.0,
+    stall: float = _STALL,
     patience: Retry = PATIENCE,
 ) -> Path:
     """Download a file, unless it is there already, and return where it is.
@@ -71,21 +73,55 @@ def fetch(
     """
     _check(source)
     place = Place.of(source.url, folder)
-    job = Job(source, folder, place, update, log, deadline, stall, patience)
-    with disk_errors(place):
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(job):
+    with _here(Job(source, folder, place, update, log, deadline, stall, patience)):
+        return place.target
+
+
+@contextlib.contextmanager
+def held(
+    source: Source,
+    folder: Path,
+    *,
+    update: Callable[[str, int | None], None],
+    log: Callable[[str], None],
+    deadline: Deadline,
+) -> Iterator[Path]:
+    """Download a file as ``fetch`` does, and let nobody else touch it during the body.
+
+    It is removed afterwards, also if the body finds fault with it (BoxError); after an interruption
+    it stays for the next call.
+
+    Args:
+        source: what to download.
+        folder: where to.
+        update: takes how far it is.
+        log: takes what happens.
+        deadline: when it must be there.
+
+    Raises:
+        UsageError, BoxError, PreflightError, PhaseTimeoutError: as from ``fetch``.
+    """
+    _check(source)
+    place = Place.of(source.url, folder)
+    with _here(Job(source, folder, place, update, log, deadline, _STALL, PATIENCE)):
+        try:
+            yield place.target
+        except BoxError:
+            place.clear()
+            raise
+        place.clear()
+
+
+@contextlib.contextmanager
+def _here(job: Job) -> Iterator[None]:
+    """Have the file, and the lock on it, during the body."""
+    with contextlib.ExitStack() as stack:
+        with disk_errors(job.place):
+            job.folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_alone(job))
             if not _kept(job):
                 _download(job)
-    return place.target
-
-
-def forget(url: str, folder: Path) -> None:
-    """Remove what ``fetch`` left for a URL, unless somebody is at it now."""
-    place = Place.of(url, folder)
-    if place.lock.exists():
-        with contextlib.suppress(Timeout), FileLock(place.lock, blocking=False), disk_errors(place):
-            place.clear()
+        yield
 
 
 def _check(source: Source) -> None:

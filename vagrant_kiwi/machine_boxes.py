@@ -6,7 +6,10 @@ back with other bytes would boot the volume of the old ones (vagrant-libvirt's i
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import re
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,13 +68,40 @@ def find(folder: Path, digest: str) -> MachineBox | None:
 
 def kept(folder: Path) -> list[MachineBox]:
     """Return the versions of a box in its folder in the cache, oldest first."""
-    found = [_BOX.validate_json(path.read_bytes()) for path in folder.glob(f"*/{RECORD}")]
+    found = []
+    for path in folder.glob(f"*/{RECORD}"):
+        # Who holds no lock may see one go.
+        with contextlib.suppress(FileNotFoundError):
+            found.append(_BOX.validate_json(path.read_bytes()))
     return sorted(found, key=lambda box: _stamp(box.version))
 
 
 def _stamp(version: str) -> str:
     """Return the part of a version that says when the box was made."""
-    return version.rpartition(".")[2]
+    found = re.findall(r"(?:^|\.)([0-9]{14})(?:\.|$)", version)
+    return found[-1] if found else ""
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return what killed makings and imports left in a box's folder in the cache."""
+    folders = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in folders if path.is_dir() and not (path / RECORD).exists()]
+
+
+def forget(box: MachineBox, folder: Path) -> None:
+    """Remove a version of a box from its folder in the cache; the caller holds the lock.
+
+    Args:
+        box: the version.
+        folder: the box's folder.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    # First of all what says that it is whole.
+    (folder / box.version / RECORD).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder / box.version)
 
 
 @dataclass(frozen=True)
@@ -109,14 +139,15 @@ def adopt(
         sha256: its checksum.
         now: the time of the making, with a time zone.
     """
+    # The time puts versions in order, the checksum tells those of one moment apart, of other users'
+    # of the same libvirt, too: a disk there is known by its version.
     while True:
         stamp = now.astimezone(datetime.UTC).strftime("%Y%m%d%H%M%S")
-        version = f"{making.version}.{stamp}"
-        try:
-            (folder / version).mkdir(parents=True)
+        if not any(folder.glob(f"*.{stamp}.*")):
             break
-        except FileExistsError:
-            now += datetime.timedelta(seconds=1)
+        now += datetime.timedelta(seconds=1)
+    version = f"{making.version}.{stamp}.{int(sha256[:8], 16)}"
+    (folder / version).mkdir(parents=True)
     kept_file = folder / version / file.name
     box = MachineBox(
         name=making.name,
@@ -182,7 +213,7 @@ def register(box: MachineBox, folder: Path, runner: Runner, *, timeout: float) -
         raise BoxError(
             f"Vagrant does not take the box {box.image} {box.version}",
             details=error.details,
-            resolution="invoke box-build makes it anew.",
+            resolution="invoke box-add --force brings it anew.",
         ) from error
     known = _registered(box, runner)
     if known is None:

@@ -14,7 +14,15 @@ from lxml import etree
 from vagrant_kiwi import box_use, libvirt_api
 from vagrant_kiwi.box_installed import Installed
 from vagrant_kiwi.errors import BoxError
-from vagrant_kiwi.machine_boxes import RECORD, MachineBox, flat_name, kept, vagrant_folder
+from vagrant_kiwi.machine_boxes import (
+    RECORD,
+    MachineBox,
+    flat_name,
+    forget,
+    kept,
+    unfinished,
+    vagrant_folder,
+)
 from vagrant_kiwi.process import Runner
 
 #: Bytes that one message to libvirt takes; its protocol has some 256 KiB.
@@ -55,7 +63,13 @@ def upload(
             volume = target.storageVolLookupByName(name)
             if _length(volume) == size:
                 return
-            # Nobody can have started from a disk that is cut short.
+            if users := _overlays(connection).get(name):
+                raise BoxError(
+                    f"libvirt has another disk named {name}",
+                    details=f"in use by {', '.join(users)}",
+                    resolution="invoke box-add --force brings the box under a new version.",
+                )
+            # An upload that was cut short; nobody can have started from it.
             volume.delete(0)
         volume = None
         try:
@@ -132,7 +146,10 @@ def installed(cache: Path, connection: libvirt.virConnect | None) -> list[Instal
     overlays = _overlays(connection) if connection is not None else {}
     for folder in sorted(path for path in cache.iterdir()) if cache.is_dir() else ():
         for box in reversed(kept(folder)):
-            made = (folder / box.version / RECORD).stat().st_mtime
+            try:
+                made = (folder / box.version / RECORD).stat().st_mtime
+            except FileNotFoundError:
+                continue
             found.append(
                 Installed(
                     name=box.name,
@@ -207,12 +224,12 @@ def remove(
                 elif not force and users:
                     say(f"{stays}: a guest uses it ({', '.join(users)})")
                 else:
+                    # What lies in the cache comes last: from it the rest can be had again.
                     _delete_volumes(connection, volume_name(box))
-                    # Its record goes first: a folder without one is what a killed making left.
-                    (folder / box.version / RECORD).unlink(missing_ok=True)
-                    for path in (vagrant_folder(box, runner), folder / box.version):
-                        if path.exists():
-                            shutil.rmtree(path)
+                    known = vagrant_folder(box, runner)
+                    if known.exists():
+                        shutil.rmtree(known)
+                    forget(box, folder)
                     say(f"removed the box {box.image} {box.version}")
                     gone.append(box)
     return gone
@@ -243,11 +260,19 @@ def remove_superseded(
     older = [box for box in kept(folder) if box.version != current.version]
     if older:
         remove(older, folder, runner, cache=cache, uri=uri, force=False, say=say)
-    # What a killed making left; the lock says that none is under way.
-    for path in folder.iterdir():
-        if path.is_dir() and not (path / RECORD).exists():
-            with _said(f"{path} stays", say):
-                shutil.rmtree(path)
+    sweep(folder, say)
+
+
+def sweep(folder: Path, say: Callable[[str], None]) -> None:
+    """Remove what a killed making or import left in a box's folder.
+
+    Args:
+        folder: the box's folder in the cache; the caller holds its lock, so none is under way.
+        say: told what stays.
+    """
+    for path in unfinished(folder):
+        with _said(f"{path} stays", say):
+            shutil.rmtree(path)
 
 
 @contextlib.contextmanager
@@ -263,3 +288,16 @@ def _delete_volumes(connection: libvirt.virConnect, name: str) -> None:
     for volume in libvirt_api.volumes(connection):
         if volume.name() == name:
             volume.delete(0)
+
+
+def room(box: MachineBox, folder: Path, runner: Runner) -> int:
+    """Return the bytes that a box takes: its file, and the disk, which Vagrant and libvirt have.
+
+    Args:
+        box: the box.
+        folder: its folder in the cache.
+        runner: starts nothing; its environment says where Vagrant's boxes are.
+    """
+    disks = [path.stat().st_size for path in vagrant_folder(box, runner).glob("**/box.img")]
+    file = folder / box.version / box.file
+    return (file.stat().st_size if file.exists() else 0) + 2 * sum(disks)

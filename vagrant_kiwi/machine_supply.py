@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vagrant_kiwi import (
+    box_by_name,
     boxes,
     build,
     description,
@@ -152,7 +153,6 @@ def _make(supply: Supply, recipe: Recipe, folder: Path) -> MachineBox:
     try:
         runner = Runner(holding.marked(dict(supply.environment), decided.run_id))
         made = Supply(supply.settings, supply.environment, runner, inner, supply.gate)
-        box = docker_box(made, recipe)
         choices = mirrors.choose(
             decided.remote(selection.repositories),
             supply.settings.mirrors,
@@ -160,7 +160,10 @@ def _make(supply: Supply, recipe: Recipe, folder: Path) -> MachineBox:
             host_mirrors=lambda: mirrors.host_mirrors(runner),
         )
         built: list[build.Built] = []
-        with state.lock(decided.paths.lock, what=f"the build box {recipe.name}"):
+        with (
+            box_by_name.kept(made, recipe.name, lambda: docker_box(made, recipe)) as box,
+            state.lock(decided.paths.lock, what=f"the build box {recipe.name}"),
+        ):
             build.run(
                 decided,
                 holding.Inputs(box, insecure, choices, None),

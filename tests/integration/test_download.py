@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import json
@@ -11,7 +12,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -744,18 +744,32 @@ def test_two_at_once_download_once(server: FileServer, client: Client) -> None:
     assert len(server.seen) == 1
 
 
-def test_what_is_no_longer_needed_is_forgotten(server: FileServer, client: Client) -> None:
-    url = server.put("/a.bin", CONTENT, Trick(hold=400_000))
-    thread = threading.Thread(target=client.get, args=(url,))
-    thread.start()
-    server.wait_for_hold()
-    download.forget(url, client.folder)
-    assert ".part" in client.left()
-    server.release()
-    thread.join()
-    download.forget(url, client.folder)
+def test_a_file_that_is_held_is_nobody_elses_and_goes_with_its_use(
+    server: FileServer, client: Client
+) -> None:
+    source = download.Source(server.put("/a.bin", CONTENT), SUM)
+
+    def held(limit: float = 30) -> contextlib.AbstractContextManager[Path]:
+        deadline = Deadline.after(limit, what="It")
+        return download.held(
+            source, client.folder, update=lambda *_: None, log=lambda _: None, deadline=deadline
+        )
+
+    with held() as path:
+        assert path.read_bytes() == CONTENT
+        with pytest.raises(PhaseTimeoutError) as caught, held(limit=0.2):
+            pass
+        assert "another process" in caught.value.details
     assert client.left() == []
-    download.forget(url, client.folder / "nowhere")
+    with pytest.raises(BoxError, match="a fault"), held():
+        raise BoxError("a fault")
+    assert client.left() == []
+    with pytest.raises(KeyboardInterrupt), held():
+        raise KeyboardInterrupt
+    assert client.left() != [], "it stays for the next call"
+    with held():
+        pass
+    assert len(server.seen) == 3, "the last one found it there"
 
 
 def test_a_folder_that_cannot_be_used(server: FileServer, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def row(name: str, *boxes: dict[str, Any], **more: Any) -> dict[str, Any]:
         "provider": "docker",
         "about": "a box",
         "builds": ["bookworm"],
+        "problem": None,
         "installed": list(boxes),
         **more,
     }
