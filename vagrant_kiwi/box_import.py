@@ -210,18 +210,19 @@ def _copied(supply: Supply, wanted: Wanted, view: PhaseView, deadline: Deadline)
         raise BoxError(
             f"There is no file {file}", resolution="Correct the path of the box's archive."
         )
-    copy = supply.cache / DOWNLOADS / f"{wanted.kind}-{wanted.name}.copy"
+    # With the file's own name, by which messages call it.
+    folder = supply.cache / DOWNLOADS / f"{wanted.kind}-{wanted.name}.copy"
     view.update("copying")
     try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        size, free = file.stat().st_size, shutil.disk_usage(copy.parent).free
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        size, free = file.stat().st_size, shutil.disk_usage(folder.parent).free
         if size > free:
             raise PreflightError(
                 f"There is not enough room for a copy of {file}",
-                details=f"{copy.parent} has {free >> 20} MiB left, the file {size >> 20} MiB",
+                details=f"{folder.parent} has {free >> 20} MiB left, the file {size >> 20} MiB",
                 resolution="Make room there, or set XDG_CACHE_HOME to a folder on another disk.",
             )
-        lock = FileLock(f"{copy}.lock")
+        lock = FileLock(f"{folder}.lock")
         lock.acquire(timeout=deadline.left())
     except Timeout as error:
         raise deadline.missed(details="another process was importing it") from error
@@ -229,12 +230,15 @@ def _copied(supply: Supply, wanted: Wanted, view: PhaseView, deadline: Deadline)
         raise _unreadable(file, error) from error
     try:
         try:
-            shutil.copyfile(file, copy)
+            # What an import left that was killed.
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            copy = Path(shutil.copyfile(file, folder / file.name))
         except OSError as error:
             raise _unreadable(file, error) from error
         yield copy
     finally:
-        copy.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 

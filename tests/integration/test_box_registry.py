@@ -118,20 +118,30 @@ def test_a_name_that_is_another_image_here_is_left_alone(
         assert project.run("box-push", place, f"--name={name}").status == 1
 
 
+@pytest.mark.parametrize("pinned", [False, True], ids=["tag", "pinned"])
 def test_a_box_of_the_catalogue_that_is_an_image_is_updated(
-    docker_client: docker.DockerClient, name: str, tmp_path: Path
+    docker_client: docker.DockerClient, name: str, tmp_path: Path, pinned: bool
 ) -> None:
     port = free_port()
     place = f"127.0.0.1:{port}/team/{name}:1"
     project = user(tmp_path)
-    entry = {
-        "name": name,
-        "about": "a box of the site",
-        "package_managers": ["dnf5"],
-        "sources": [{"provider": "docker", "image": place}],
-    }
-    (tmp_path / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
-    project.settings(catalogs=["boxes.yaml"])
+
+    def publish() -> str:
+        """Push another image, as if somebody else did it, and return its digest."""
+        image(docker_client, place)
+        docker_client.images.push(place)
+        digest = str(docker_client.images.get_registry_data(place).id)
+        docker_client.images.remove(place)
+        pin = {"sha256": digest.removeprefix("sha256:")} if pinned else {}
+        entry = {
+            "name": name,
+            "about": "a box of the site",
+            "package_managers": ["dnf5"],
+            "sources": [{"provider": "docker", "image": place, **pin}],
+        }
+        (tmp_path / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
+        project.settings(catalogs=["boxes.yaml"])
+        return digest.removeprefix("sha256:")
 
     def update() -> tuple[list[str], list[str]]:
         done = project.run("box-update", f"--name={name}", "--provider=docker", "--json")
@@ -141,25 +151,27 @@ def test_a_box_of_the_catalogue_that_is_an_image_is_updated(
             [one["name"] for one in done.json["current"]],
         )
 
+    def installed() -> list[tuple[str, bool]]:
+        listed = project.run("box-list", "--provider=docker", "--json").json["boxes"]
+        (row,) = [one for one in listed if one["name"] == name]
+        return [(one["digest"], one["outdated"]) for one in row["installed"]]
+
     with registry(tmp_path, port):
-        image(docker_client, place)
-        docker_client.images.push(place)
-        docker_client.images.remove(place)
+        first = publish()
         assert project.run("box-update", f"--name={name}").status == 5, "it is not installed"
-        assert project.run("box-add", f"--name={name}").status == 0
+        added = add(project, name)
+        assert added.status == 0, added.errors
+        assert add(project, name).json == added.json
+        assert installed() == [(first, False)]
         assert update() == ([], [name])
-        older = docker_client.images.get(place)
-        newer = image(docker_client, place)
-        docker_client.images.push(place)
-        # As if somebody else had pushed it.
-        docker_client.images.remove(place)
-        older.tag(place.rpartition(":")[0], "1")
+        # An image of the user's own that has the name by now, and was never pushed.
+        second = publish()
+        mine = image(docker_client, place)
+        assert installed() == [(first, pinned)], "a pin in the catalogue tells without asking"
         assert update() == ([name], [])
-        assert docker_client.images.get(place).id == newer
-        with pytest.raises(docker.errors.ImageNotFound):
-            docker_client.images.get(str(older.id))
-    listed = project.run("box-list", "--provider=docker", "--json").json["boxes"]
-    (row,) = [one for one in listed if one["name"] == name]
-    assert [one["image"] for one in row["installed"]] == [place]
+        assert installed() == [(second, False)]
+        assert docker_client.images.get(place).id == mine
+        assert update() == ([], [name])
     removed = project.run("box-remove", name)
     assert removed.status == 0, removed.errors
+    assert docker_client.images.get(place).id == mine
