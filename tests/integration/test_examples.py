@@ -18,6 +18,7 @@ import pytest
 from tests.integration import images
 from tests.integration.cli import CHECKOUT, Finished, Project, finish, wait_until
 from tests.integration.conftest import need
+from vagrant_kiwi import box_recipe
 from vagrant_kiwi.process import Runner
 
 EXAMPLES = CHECKOUT / "examples"
@@ -69,6 +70,33 @@ def test_the_tarball_of_a_debian_that_is_not_the_host_s(
     assert b"VERSION_CODENAME=trixie\n" in images.read_from_tarball(archive, "/usr/lib/os-release")
     sources = images.read_from_tarball(archive, "/etc/apt/sources.list.d/trixie.sources")
     assert b"URIs: http://ftp.de.debian.org/debian\nSuites: trixie\n" in sources
+
+
+@pytest.mark.full
+def test_an_older_kiwi_checks_signatures_with_the_apt_of_trixie(
+    project: Project, docker_client: docker.DockerClient
+) -> None:
+    folder = copy_of_tarball(project, "debian-trixie-tarball")
+    config = folder / "config.xml"
+    # What this KIWI knows.
+    config.write_text(config.read_text().replace('schemaversion="8.5"', 'schemaversion="8.3"'))
+    recipe = box_recipe.find_recipe("debian-trixie", kiwi_version="10.2.40")
+    words = ("build", "--box=debian-trixie", "--kiwi-version=10.2.40", "--provider=docker-direct")
+    try:
+        archive = built(project.run(*words, "--description=image", "--json"), ".tar.xz")
+        mark = images.read_from_tarball(archive, "/etc/vagrant-kiwi-built")
+        assert mark == b"debian-trixie-tarball 1.0.0\n"
+        key = config.read_text().replace(
+            "/usr/share/keyrings/debian-archive-keyring.gpg",
+            "/usr/share/keyrings/debian-archive-removed-keys.gpg",
+        )
+        config.write_text(key)
+        refused = project.run(*words, "--description=image", "--json")
+        assert refused.status == 7, refused.errors
+        assert "OpenPGP signature verification failed" in str(refused.json["error"])
+    finally:
+        for image in docker_client.images.list(name=recipe.repository):
+            docker_client.images.remove(str(image.id), force=True)
 
 
 def test_the_container(

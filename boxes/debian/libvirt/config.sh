@@ -68,6 +68,11 @@ rm -f /etc/update-motd.d/10-uname
 # --- initrd -----------------------------------------------------------------------------------
 # See post_bootstrap.sh.
 dpkg-divert --local --rename --remove /usr/bin/dracut
+# KIWI names its initrd as one that is there. It does not find Debian's name in the dracut of Debian
+# 13, and some older ones (10.2) give up then.
+for kernel in /boot/vmlinuz-*; do
+    : > "/boot/initrd.img-${kernel#/boot/vmlinuz-}"
+done
 
 # --- what must not be shared between guests, and what is of no use in one ---------------------
 rm -f /etc/ssh/ssh_host_*
