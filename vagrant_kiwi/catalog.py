@@ -285,7 +285,9 @@ def choose(
     if entry is None or not fitting or entry in fitting:
         return named, None
     made_for = ", ".join(entry.distributions or entry.package_managers)
+    # It may well build (bookworm and trixie do in each other's box), but KIWI makes file systems
+    # with the box's mkfs, and checks packages by the keys that the box has.
     return named, (
-        f"the box {named} is for {made_for}, the description takes {what}: "
-        f"--box={fitting[0].name} is the better one"
+        f"the box {named} is for {made_for}, the description takes {what}: tools and keys are "
+        f"those of {made_for}; --box={fitting[0].name} is the better one"
     )
