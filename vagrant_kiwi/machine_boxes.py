@@ -78,7 +78,8 @@ def kept(folder: Path) -> list[MachineBox]:
 
 def _stamp(version: str) -> str:
     """Return the part of a version that says when the box was made."""
-    found = re.findall(r"(?:^|\.)([0-9]{14})(?:\.|$)", version)
+    # Its maker's own part may look alike.
+    found = re.findall(r"(?:^|\.)([0-9]{14})(?=\.|$)", version)
     return found[-1] if found else ""
 
 
