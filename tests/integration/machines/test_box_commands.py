@@ -21,6 +21,7 @@ import pytest
 from tests.integration.cli import Finished, Project, finish, wait_until
 from tests.integration.halting_proxy import halting
 from tests.integration.http_files import serving
+from vagrant_kiwi import box_use
 
 pytestmark = pytest.mark.usefixtures("machines_unchanged")
 
@@ -281,6 +282,24 @@ def test_after_a_killed_removal_the_next_one_succeeds(site: Site) -> None:
     assert done.status == 0, done.errors
     assert (site.versions(), site.volumes()) == ([], [])
     assert list(site.project.folder.glob("vagrant/boxes/*/*/*")) == []
+
+
+def test_a_box_that_a_build_holds_stays_although_there_is_no_guest(site: Site) -> None:
+    first = site.add(f"--file={site.box()}")
+    cache = site.project.folder / "cache/vagrant-kiwi"
+    with box_use.using(cache, first.json["sha256"]):
+        refused = site.run("box-remove", site.name)
+        assert refused.status == 5
+        assert "a build" in refused.json["error"]["details"]
+        newer = site.add(f"--file={site.box()}")
+        assert newer.status == 0, newer.errors
+        versions = [newer.json["version"], first.json["version"]]
+        assert [one["version"] for one in site.versions()] == versions
+        assert len(site.volumes()) == 2
+    pruned = beside(site, DOCKER_HOST="unix:///nowhere.sock").project.run("box-prune")
+    assert pruned.status == 0, pruned.errors
+    assert [one["version"] for one in site.versions()] == versions[:1]
+    assert len(site.volumes()) == 1
 
 
 def test_prune_finds_a_version_that_was_not_finished(site: Site) -> None:
