@@ -16,12 +16,12 @@ from vagrant_kiwi.box_supply import Supply
 from vagrant_kiwi.box_verify import Look
 from vagrant_kiwi.console import Console
 from vagrant_kiwi.deadline import Deadline
-from vagrant_kiwi.errors import BoxError
+from vagrant_kiwi.errors import BoxError, VagrantKiwiError
 
 
 def verify(
     request: Request, console: Console, *, name: str | None, provider: str | None
-) -> tuple[dict[str, object], BoxError | None]:
+) -> tuple[dict[str, object], VagrantKiwiError | None]:
     """Look into the newest version of each installed box.
 
     Args:
@@ -31,7 +31,8 @@ def verify(
         provider: only boxes for this one.
 
     Returns:
-        What was found in each, and the error that names all problems, if there are any.
+        What was found in each; and the error that names all problems, if there are any, or else
+        who could not be asked for boxes: those are not known to be good.
 
     Raises:
         BoxError: the box is not installed, or cannot be looked into.
@@ -67,6 +68,8 @@ def verify(
             )
             wrong += [f"{row.name} ({row.kind}): {problem}" for problem in problems]
     answer = {"boxes": rows, "silent": dict(found.silent)}
+    if not wrong and found.silent:
+        return {"status": "incomplete", **answer}, found.unanswered(next(iter(found.silent)))
     if not wrong:
         return {"status": "good", **answer}, None
     return {"status": "failed", **answer}, BoxError(

@@ -16,6 +16,7 @@ from vagrant_kiwi import (
     box_arrival,
     box_by_name,
     box_import,
+    box_push,
     box_stores,
     box_upkeep,
     box_wheels,
@@ -107,6 +108,14 @@ def _docker(
                 yield _entry(f"{image[:19]} of a broken import", "docker", sizes.get(image, 0))
                 if not dry_run:
                     box_arrival.clear_up(client, journal, supply.cache)
+    for journal in sorted(supply.cache.glob(f"*{box_push.JOURNAL}")):
+        with _free(supply.cache / f"{journal.stem}.lock") as free:
+            if free and journal.exists():
+                # A name takes no room.
+                reference = journal.read_text("ascii").split()[0]
+                yield _entry(f"{reference} of a broken push", "docker", 0)
+                if not dry_run:
+                    box_push.clear_up(client, journal)
 
 
 def _libvirt(supply: Supply, found: Boxes, *, dry_run: bool) -> Iterator[dict[str, object]]:

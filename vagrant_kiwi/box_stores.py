@@ -68,14 +68,18 @@ class Boxes:
         """
         for kind in wanted:
             if kind in self.silent:
-                others = [one for one in KINDS if one not in self.silent]
-                raise PreflightError(
-                    f"What there is for {kind} cannot be found out",
-                    details=self.silent[kind],
-                    resolution="Mend that"
-                    + "".join(f", or leave it out: --provider={one}" for one in others)
-                    + ".",
-                )
+                raise self.unanswered(kind)
+
+    def unanswered(self, kind: Kind) -> PreflightError:
+        """Return the error for a kind of guest that could not be asked."""
+        others = [one for one in KINDS if one not in self.silent]
+        return PreflightError(
+            f"What there is for {kind} cannot be found out",
+            details=self.silent[kind],
+            resolution="Mend that"
+            + "".join(f", or leave it out: --provider={one}" for one in others)
+            + ".",
+        )
 
     def named(self, name: str) -> list[Row]:
         """Return the rows of a name that have something installed."""

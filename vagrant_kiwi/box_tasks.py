@@ -187,12 +187,12 @@ def box_push(
     verbose: bool = False,
 ) -> None:
     """Put a docker box into a registry of yours; log in there with docker login."""
-    from vagrant_kiwi import box_upkeep
+    from vagrant_kiwi import box_push
 
     console = Console(quiet=quiet, verbose=verbose)
     with reported(console, as_json=json):
         asked = request(c, {"box": name})
-        answer = box_upkeep.push(asked, console, image=image, kiwi_version=kiwi_version)
+        answer = box_push.push(asked, console, image=image, kiwi_version=kiwi_version)
         show(answer, as_json=json)
 
 

@@ -1,11 +1,9 @@
-"""``box-remove``, ``box-update`` and ``box-push``: each function returns its task's answer."""
+"""``box-remove`` and ``box-update``: each function returns its task's answer."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-
-import docker.utils
 
 from vagrant_kiwi import (
     app,
@@ -16,7 +14,6 @@ from vagrant_kiwi import (
     catalog,
     docker_api,
     docker_boxes,
-    docker_stream,
 )
 from vagrant_kiwi.app import Request
 from vagrant_kiwi.box_installed import Installed
@@ -26,9 +23,6 @@ from vagrant_kiwi.console import Console
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import BoxError, StoppedError, UsageError, VagrantKiwiError
 from vagrant_kiwi.guests.vagrantfile import Box
-
-#: Seconds without progress after which a push has failed.
-_STALL = 120.0
 
 
 def remove(
@@ -207,63 +201,3 @@ def _newest(request: Request, console: Console, row: Row) -> Box:
     with box_admin.supply(asked, console, row.kind) as supply:
         app.check_host(supply.settings, request.environment, console)
         return box_by_name.find(supply, catalog.split_variant(row.name)[0])
-
-
-def push(
-    request: Request, console: Console, *, image: str, kiwi_version: str | None
-) -> dict[str, object]:
-    """Put a docker box into a registry, with the login that Docker's own client has there.
-
-    Args:
-        request: the task's input; its settings name the box, of which goes what a build would take.
-        console: shows progress.
-        image: its name there, with the registry; the tag is "latest" if there is none.
-        kiwi_version: of the box with another KIWI.
-
-    Raises:
-        BoxError: there is no such box, or the registry does not take it.
-        UsageError: the image's name has no registry.
-        PreflightError: Docker does not answer.
-    """
-    repository, tag = docker.utils.parse_repository_tag(image)
-    host = repository.partition("/")[0]
-    if "@" in image or "/" not in repository or not (set(".:") & set(host) or host == "localhost"):
-        raise UsageError(
-            f"{image} names no place in a registry",
-            resolution="Give it as in registry.example.com/kiwi:1, or docker.io/me/kiwi:1.",
-        )
-    reference = f"{repository}:{tag or 'latest'}"
-    deadline = Deadline.after(request.settings.timeouts.box, what=f"Pushing {reference}")
-    name = request.settings.box or catalog.DEFAULT
-    settings = request.settings.model_copy(update={"kiwi_version": kiwi_version})
-    asked = dataclasses.replace(request, settings=settings)
-    with (
-        box_admin.supply(asked, console, "docker") as supply,
-        box_by_name.held(supply, name) as box,
-        console.phase("push") as view,
-        docker_api.client(supply.environment) as client,
-        boxes.docker_errors(),
-    ):
-        there = boxes.image_of(client, reference)
-        if there not in (None, box.content):
-            raise BoxError(
-                f"{reference} is another image on this host",
-                details=f"{there}, and the box is {box.content}",
-                resolution=f"Remove that name (docker rmi {reference}), or choose another tag.",
-            )
-        client.api.tag(box.content, repository, tag or "latest")
-        try:
-            digest = docker_stream.push(
-                client, reference, stall=_STALL, log=view.update, deadline=deadline
-            )
-        except docker_stream.DockerStreamError as error:
-            raise BoxError(
-                f"The registry does not take {reference}",
-                details=str(error),
-                resolution=f"Does it want a login? docker login {host}",
-            ) from error
-        finally:
-            if there is None:
-                with supply.gate.shield():
-                    boxes.remove_tag(client, reference)
-    return {"status": "pushed", "name": name, "image": reference, "digest": digest}

@@ -44,7 +44,7 @@ _PART_OF = re.compile(r"(-(updates|security|backports(-sloppy)?|proposed-updates
 #: Vagrant compares versions as Ruby does (Gem::Version).
 _VERSION = r"^[0-9]{1,18}(\.[0-9A-Za-z]{1,18})*$"
 #: Endings of what lies beside the folders of boxes in the cache.
-_RESERVED = (".lock", ".loading", ".building", ".copy", ".part")
+_RESERVED = (".lock", ".loading", ".building", ".pushing", ".copy", ".part")
 
 Sha256 = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9a-f]{64}$")]
 BoxName = Annotated[

@@ -78,7 +78,8 @@ def kept(folder: Path) -> list[MachineBox]:
 
 def _stamp(version: str) -> str:
     """Return the part of a version that says when the box was made."""
-    found = re.findall(r"(?:^|\.)([0-9]{14})(?:\.|$)", version)
+    # Its maker's own part may look alike.
+    found = re.findall(r"(?:^|\.)([0-9]{14})(?=\.|$)", version)
     return found[-1] if found else ""
 
 
@@ -210,6 +211,10 @@ def register(box: MachineBox, folder: Path, runner: Runner, *, timeout: float) -
             here, runner=runner, phase="box", timeout=timeout, on_output=lambda _: None
         ).add_box(box.image, here / _METADATA, provider="libvirt")
     except GuestError as error:
+        # That of an import which was killed goes on, and may have been faster.
+        known = _registered(box, runner)
+        if known is not None:
+            return known
         raise BoxError(
             f"Vagrant does not take the box {box.image} {box.version}",
             details=error.details,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import docker
 import pytest
 
 from tests.integration import host
+from tests.integration.box_site import Site
 from tests.integration.cli import Project
+from tests.integration.http_files import FileServer, serving
 from vagrant_kiwi import docker_api, keys, settings
 from vagrant_kiwi.process import Runner
 
@@ -98,3 +101,23 @@ def project(tmp_path: Path) -> Project:
 def insecure_public_key(runner: Runner) -> str:
     """Return the public line of Vagrant's insecure RSA key."""
     return keys.ensure_insecure_keys(runner).rsa_line
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    """Yield a web server that misbehaves as a test says."""
+    with serving() as started:
+        yield started
+
+
+@pytest.fixture
+def site(tmp_path: Path, docker_client: docker.DockerClient) -> Iterator[Site]:
+    """Yield a site; at the end the daemon has as many images as before, and no box of it."""
+    cache = tmp_path / "cache"
+    project = Project(tmp_path, environment={"XDG_CACHE_HOME": str(cache), "no_proxy": "127.0.0.1"})
+    made = Site(project, f"vk-test-{uuid.uuid4().hex[:8]}", cache / "vagrant-kiwi", docker_client)
+    before = set(docker_client.api.images(all=True, quiet=True))
+    yield made
+    for tag in made.images():
+        docker_client.images.remove(tag, force=True)
+    assert set(docker_client.api.images(all=True, quiet=True)) <= before

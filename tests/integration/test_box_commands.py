@@ -4,98 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import hashlib
-import io
 import json
 import lzma
 import signal
 import subprocess
 import tarfile
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import docker
 import docker.errors
 import pytest
 
-from tests.integration.cli import Finished, Project, finish, wait_until
-from tests.integration.http_files import FileServer, Trick, serving
+from tests.integration.box_site import Site, catalogue, saved, sha256, tree
+from tests.integration.cli import Finished, finish, wait_until
+from tests.integration.http_files import FileServer, Trick
 from tests.integration.stand_in import BUSY, STAND_IN, describe, start_busy
-
-
-def tree(*more: tarfile.TarInfo, content: bytes = b"") -> bytes:
-    """Return a tar archive that looks like a root file system, with more members."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for name in ("etc", "usr", "usr/bin"):
-            folder = tarfile.TarInfo(name)
-            folder.type = tarfile.DIRTYPE
-            folder.mode = 0o755
-            tar.addfile(folder)
-        file = tarfile.TarInfo("etc/hostname")
-        file.size = len(content)
-        tar.addfile(file, io.BytesIO(content))
-        for member in more:
-            tar.addfile(member, io.BytesIO(bytes(member.size)))
-    return stream.getvalue()
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-@dataclass
-class Site:
-    """A user with a cache of his own, and a name for a box that nobody else has."""
-
-    project: Project
-    name: str
-    cache: Path
-    client: docker.DockerClient
-
-    def add(self, *words: str) -> Finished:
-        return self.project.run("box-add", f"--name={self.name}", "--json", *words)
-
-    def images(self) -> list[str]:
-        """Return the names of the images of the box."""
-        found = self.client.images.list(name=f"vagrant-kiwi/{self.name}")
-        return sorted(tag for image in found for tag in image.tags)
-
-    def file(self, data: bytes, name: str = "box.tar") -> Path:
-        path = self.project.folder / name
-        path.write_bytes(data)
-        return path
-
-    def row(self, name: str | None = None, provider: str = "docker") -> dict[str, Any]:
-        """Return what box-list says of a box."""
-        done = self.project.run("box-list", f"--provider={provider}", "--json")
-        assert done.status == 0, done.errors
-        rows = [one for one in done.json["boxes"] if one["name"] == (name or self.name)]
-        assert len(rows) == 1
-        return dict(rows[0])
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with serving() as started:
-        yield started
-
-
-@pytest.fixture
-def site(tmp_path: Path, docker_client: docker.DockerClient) -> Iterator[Site]:
-    """Yield a site; at the end the daemon has as many images as before, and no box of it."""
-    cache = tmp_path / "cache"
-    project = Project(tmp_path, environment={"XDG_CACHE_HOME": str(cache), "no_proxy": "127.0.0.1"})
-    made = Site(project, f"vk-test-{uuid.uuid4().hex[:8]}", cache / "vagrant-kiwi", docker_client)
-    before = set(docker_client.api.images(all=True, quiet=True))
-    yield made
-    for tag in made.images():
-        docker_client.images.remove(tag, force=True)
-    assert set(docker_client.api.images(all=True, quiet=True)) <= before
-
 
 # --- import -----------------------------------------------------------------------------------
 
@@ -236,16 +161,6 @@ def test_a_dangerous_archive_is_5_before_docker_sees_it(site: Site, data: bytes)
     assert sorted(path.name for path in site.project.folder.iterdir()) == ["box.tar", "cache"]
 
 
-def saved(client: docker.DockerClient, data: bytes, name: str) -> bytes:
-    """Return what docker save writes of an image of a root file system, under a name."""
-    repository, _, tag = name.rpartition(":")
-    client.api.import_image_from_data(data, repository=repository, tag=tag)
-    try:
-        return b"".join(client.images.get(name).save(named=name))
-    finally:
-        client.images.remove(name)
-
-
 def test_a_docker_archive_takes_no_name_of_anything(site: Site) -> None:
     client = site.client
     name = f"{site.name}-mine:1"
@@ -292,20 +207,6 @@ def test_after_a_killed_import_the_next_one_succeeds(
 
 
 # --- the catalogue ----------------------------------------------------------------------------
-
-
-def catalogue(site: Site, server: FileServer, data: bytes, **more: Any) -> None:
-    """Let the site's catalogue offer an archive."""
-    url = server.put(f"/{sha256(data)[:8]}.tar", data)
-    source = {"provider": "docker", "url": url, "sha256": sha256(data), "size": len(data), **more}
-    entry = {
-        "name": site.name,
-        "about": "a box of the site",
-        "package_managers": ["zypper"],
-        "sources": [source],
-    }
-    (site.project.folder / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
-    site.project.settings(catalogs=["boxes.yaml"], mirrors="off")
 
 
 def test_a_box_of_the_catalogue_is_updated_when_that_changes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tarfile
@@ -13,8 +14,17 @@ import docker
 import docker.errors
 import pytest
 
-from tests.integration.cli import Finished, Project
-from tests.integration.registry import free_port, log_in, registry
+from tests.integration.cli import Finished, Project, finish
+from tests.integration.halting_proxy import halting
+from tests.integration.registry import PASSWORD, USER, free_port, log_in, registry
+
+#: A password that the registry refuses.
+WRONG = "w%ong h0rse"
+
+
+def encoded(text: str) -> str:
+    """Return a text in base64, without what depends on its length."""
+    return base64.b64encode(text.encode()).decode().rstrip("=")[:-1]
 
 
 def image(client: docker.DockerClient, name: str) -> str:
@@ -66,16 +76,21 @@ def test_a_box_is_pushed_with_the_users_login_and_had_by_its_digest(
     image(docker_client, source)
     good, bad, none = (user(tmp_path, config=each) for each in ("good", "bad", "none"))
     log_in(tmp_path / "good", port)
-    log_in(tmp_path / "bad", port, password="wrong")
+    log_in(tmp_path / "bad", port, password=WRONG)
+    # That of builds does not count: the box has the KIWI that it has.
+    good.settings(kiwi_version="11.1.5")
     added = add(good, name, f"--image={source}")
     assert added.status == 0, added.errors
+    runs = [added]
     push = ("box-push", f"{place}:1", f"--name={name}", "--json")
     with registry(tmp_path, port, login=True):
         for refused in (bad, none):
             done = refused.run(*push)
+            runs.append(done)
             assert done.status == 5, done.errors
             assert f"docker login 127.0.0.1:{port}" in done.json["error"]["resolution"]
-        done = good.run(*push)
+        done = good.run(*push, "--verbose")
+        runs.append(done)
         assert done.status == 0, done.errors
         assert done.json["image"] == f"{place}:1"
         digest = done.json["digest"]
@@ -94,10 +109,20 @@ def test_a_box_is_pushed_with_the_users_login_and_had_by_its_digest(
         labels = docker_client.images.get(back.json["image"]).labels
         assert labels["vagrant-kiwi.box"] == other
         assert labels["vagrant-kiwi.origin"] == f"{place}:1"
+        runs += [wrong, back]
+        attributes = docker_client.images.get(back.json["image"]).attrs
+        runs.append(Finished(0, json.dumps(attributes), ""))
     gone = good.run(*push[:2], f"--name={other}", "--json")
     assert gone.status == 5, "nobody listens there"
-    secrets = [path for path in tmp_path.rglob("*") if path.is_file() and "cache" in path.parts]
-    assert all(b"wrong" not in path.read_bytes() for path in secrets)
+    said = [text for done in runs for text in (done.output, done.errors)]
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    # Where Docker's client and the registry have them from.
+    theirs = ("config.json", "htpasswd")
+    said += [path.read_text("latin-1") for path in kept if path.name not in theirs]
+    assert "vagrant-kiwi.origin" in "".join(said), "the registry's data is looked at, too"
+    for password in (PASSWORD, WRONG):
+        for secret in (password, encoded(password), encoded(f"{USER}:{password}")):
+            assert [text for text in said if secret in text] == []
 
 
 def test_a_name_that_is_another_image_here_is_left_alone(
@@ -175,3 +200,90 @@ def test_a_box_of_the_catalogue_that_is_an_image_is_updated(
     removed = project.run("box-remove", name)
     assert removed.status == 0, removed.errors
     assert docker_client.images.get(place).id == mine
+
+
+def test_a_push_that_was_killed_leaves_no_name_behind(
+    docker_client: docker.DockerClient, name: str, tmp_path: Path
+) -> None:
+    project = user(tmp_path)
+    image(docker_client, f"{name}-source:1")
+    added = add(project, name, f"--image={name}-source:1")
+    docker_client.images.remove(f"{name}-source:1")
+    box = docker_client.images.get(added.json["image"])
+    port = free_port()
+    # The registry has been asked what it has, and the first layer is on its way.
+    with registry(tmp_path, port), halting(port, b"POST /v2/") as proxy:
+        place = f"127.0.0.1:{proxy.port}/team/{name}:1"
+        push = ("box-push", place, f"--name={name}", "--json")
+        running = project.start(*push)
+        proxy.wait_for_halt()
+        running.kill()
+        finish(running)
+        # Else the daemon would still be at it.
+        proxy.release()
+        box.reload()
+        assert place in box.tags
+        pruned = project.run("box-prune", "--dry-run", "--json")
+        assert f"{place} of a broken push" in [one["what"] for one in pruned.json["boxes"]]
+        done = project.run(*push)
+        assert done.status == 0, done.errors
+        box.reload()
+        assert box.tags == [added.json["image"]]
+
+    with registry(tmp_path, port), halting(port, b"POST /v2/") as proxy:
+        place = f"127.0.0.1:{proxy.port}/team/{name}-b:1"
+        running = project.start("box-push", place, f"--name={name}")
+        proxy.wait_for_halt()
+        pruned = project.run("box-prune", "--json")
+        assert place not in json.dumps(pruned.json), "it is being pushed"
+        running.kill()
+        finish(running)
+    pruned = project.run("box-prune", "--json")
+    assert f"{place} of a broken push" in [one["what"] for one in pruned.json["boxes"]]
+    box.reload()
+    assert box.tags == [added.json["image"]]
+
+
+def test_a_name_of_the_users_own_stays_after_a_push(
+    docker_client: docker.DockerClient, name: str, tmp_path: Path
+) -> None:
+    project = user(tmp_path)
+    image(docker_client, f"{name}-source:1")
+    added = add(project, name, f"--image={name}-source:1")
+    docker_client.images.remove(f"{name}-source:1")
+    port = free_port()
+    place = f"127.0.0.1:{port}/team/{name}:1"
+    docker_client.images.get(added.json["image"]).tag(place)
+    with registry(tmp_path, port):
+        done = project.run("box-push", place, f"--name={name}", "--json")
+        assert done.status == 0, done.errors
+    assert docker_client.images.get(place).id == added.json["image_id"]
+
+
+def test_an_image_of_the_catalogue_is_asked_for_anew_by_force(
+    docker_client: docker.DockerClient, name: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    place = f"127.0.0.1:{port}/team/{name}:1"
+    project = user(tmp_path)
+    entry = {
+        "name": name,
+        "about": "a box of the site",
+        "sources": [{"provider": "docker", "image": place}],
+    }
+    (tmp_path / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
+    project.settings(catalogs=["boxes.yaml"])
+    found = []
+    with registry(tmp_path, port):
+        for words in ((), (), ("--force",)):
+            # Each time somebody else has pushed another one meanwhile.
+            image(docker_client, place)
+            docker_client.images.push(place)
+            pushed = str(docker_client.images.get_registry_data(place).id)
+            docker_client.images.remove(place)
+            done = add(project, name, *words)
+            assert done.status == 0, done.errors
+            found.append((done.json["digest"], pushed.removeprefix("sha256:")))
+    (first, pushed), (second, _), (third, newest) = found
+    assert first == second == pushed, "without it, the registry is not asked"
+    assert third == newest

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from vagrant_kiwi import catalog
 from vagrant_kiwi.catalog import Catalog
@@ -150,7 +151,7 @@ def test_paths_count_from_the_catalogue(tmp_path: Path) -> None:
     assert (made.sources[0].origin, got.sources[0].origin) == ("recipe", "file")
 
 
-SOURCE = {"provider": "docker", "url": "http://example.org/a.tar", "sha256": SUM}
+SOURCE: dict[str, Any] = {"provider": "docker", "url": "http://example.org/a.tar", "sha256": SUM}
 
 
 @pytest.mark.parametrize(
@@ -204,3 +205,59 @@ def test_no_message_shows_a_password(tmp_path: Path) -> None:
             catalog.load([one])
         assert "s3cr3t" not in str(caught.value)
         assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x", "debian-bookworm", "a.b", "a_b", "a__b", "a---b", "a-kiwi", "kiwi-11", "lock", "9"],
+)
+def test_names_that_a_box_may_have(name: str) -> None:
+    assert catalog.is_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "",
+            "X",
+            "a b",
+            "a/b",
+            "a:b",
+            "ä",
+            "-a",
+            "a-",
+            ".a",
+            "a.",
+            "a..b",
+            "a___b",
+            "a.-b",
+            "a\n",
+        ),
+        # Docker's, Vagrant's and the cache's own.
+        *("builds", "a.lock", "a.loading", "a.building", "a.pushing", "a.copy", "a.part"),
+        *("a-kiwi-11", "a-kiwi-11.1.6", "debian-bookworm-kiwi-9"),
+    ],
+)
+def test_names_that_no_box_may_have(name: str) -> None:
+    assert not catalog.is_name(name)
+
+
+def test_the_kiwi_of_a_box_is_in_its_name() -> None:
+    assert catalog.split_variant("a-kiwi-b-kiwi-11.1.6") == ("a-kiwi-b", "11.1.6")
+    assert catalog.split_variant("debian-bookworm") == ("debian-bookworm", None)
+    assert catalog.split_variant("a-kiwi-") == ("a-kiwi-", None)
+
+
+@pytest.mark.parametrize("version", ["0", "1.0", "20260101.1", "1.2.rc1", "9" * 18])
+def test_versions_that_vagrant_takes(version: str) -> None:
+    assert catalog.Source(**SOURCE, version=version).version == version
+
+
+@pytest.mark.parametrize(
+    "version",
+    ["", "v1", "1.", ".1", "1..2", "1-2", "1_2", "1/2", "1 ", "1\n", "\u0661", "9" * 19, 1],
+)
+def test_versions_that_it_does_not_take(version: object) -> None:
+    with pytest.raises(ValidationError):
+        catalog.Source.model_validate({**SOURCE, "version": version})

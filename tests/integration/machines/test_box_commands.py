@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import signal
+import struct
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -14,14 +18,28 @@ from typing import Any
 import libvirt
 import pytest
 
-from tests.integration.cli import Finished, Project
+from tests.integration.cli import Finished, Project, finish, wait_until
+from tests.integration.halting_proxy import halting
 from tests.integration.http_files import serving
+from vagrant_kiwi import box_use
 
 pytestmark = pytest.mark.usefixtures("machines_unchanged")
 
 OVERLAY = """<volume><name>{name}</name><capacity>1048576</capacity>
 <target><format type='qcow2'/></target>
 <backingStore><path>{backing}</path><format type='qcow2'/></backingStore></volume>"""
+
+
+#: libvirt's own, where it listens; a person's may be elsewhere.
+SOCKET = Path("/var/run/libvirt/libvirt-sock")
+#: Of src/remote/remote_protocol.x, enum remote_procedure; of src/rpc/virnetprotocol.x, the types.
+VOL_DELETE, VOL_UPLOAD = 94, 208
+CALL, REPLY, STREAM = 0, 1, 3
+
+
+def message(procedure: int, kind: int) -> bytes:
+    """Return how a message of libvirt begins, after its length."""
+    return struct.pack(">IIII", 0x20008086, 1, procedure, kind)
 
 
 @dataclass
@@ -94,10 +112,17 @@ def test_a_box_is_imported_listed_replaced_and_removed(site: Site) -> None:
         first = site.box()
         data = first.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
-        url = server.put("/first.box", data)
+        place = server.put("/first.box", data).removeprefix("http://")
+        secrets = [f"{what}{uuid.uuid4().hex}" for what in ("pass", "token")]
+        url = f"http://joe:{secrets[0]}@{place}?token={secrets[1]}"
         done = site.add(f"--url={url}", f"--sha256={digest}")
         assert done.status == 0, done.errors
-        assert (done.json["sha256"], done.json["origin"]) == (digest, url)
+        assert (done.json["sha256"], done.json["origin"]) == (digest, f"http://***@{place}?***")
+        written = [path for path in site.project.folder.rglob("*") if path.is_file()]
+        assert "box.json" in [path.name for path in written]
+        for secret in secrets:
+            assert secret not in done.output + done.errors
+            assert [path for path in written if secret.encode() in path.read_bytes()] == []
         again = site.add(f"--url={url}", f"--sha256={digest}")
         assert again.json == done.json
         assert len(server.seen) == 1
@@ -146,3 +171,150 @@ def test_what_is_no_good_box_is_5_and_vagrant_never_sees_it(site: Site) -> None:
     assert site.versions() == []
     assert site.volumes() == []
     assert not (site.project.folder / "vagrant/boxes").exists()
+
+
+# --- trouble ----------------------------------------------------------------------------------
+
+
+def beside(site: Site, **environment: str) -> Site:
+    """Return the site with other variables."""
+    changed = {**site.project.environment, **environment}
+    return Site(Project(site.project.folder, environment=changed), site.name, site.pool)
+
+
+def behind(site: Site, socket: Path) -> Site:
+    """Return the site with another libvirt."""
+    uri = f"qemu+unix:///system?socket={socket}"
+    return beside(site, INVOKE_VAGRANT_KIWI_LIBVIRT_URI=uri)
+
+
+def test_without_libvirt_nothing_is_said_to_be_good_or_gone(site: Site) -> None:
+    file = site.box()
+    assert site.add(f"--file={file}").status == 0
+    (volume,) = site.volumes()
+    dead = behind(site, Path("/nowhere"))
+    for task, words in (
+        ("box-remove", (site.name,)),
+        ("box-update", ()),
+        ("box-verify", ()),
+        ("box-add", (f"--name={site.name}", f"--file={file}")),
+    ):
+        done = dead.run(task, *words)
+        assert done.status == 4, (task, done.errors)
+        assert done.json.get("status") != "good"
+        assert "libvirt does not answer" in str(done.json["error"])
+    named = dead.project.run("box-verify", f"--name={site.name}", "--json")
+    assert named.status == 4
+    listed = dead.run("box-list")
+    assert listed.status == 0, listed.errors
+    assert "warning: libvirt cannot be asked" in listed.errors
+    # It lies in the cache; who uses it is not known, so it stays.
+    assert [row["name"] for row in listed.json["boxes"] if row["installed"]] == [site.name]
+    nowhere = "unix:///nowhere.sock"
+    pruned = beside(dead, DOCKER_HOST=nowhere).project.run("box-prune", "--json")
+    assert pruned.status == 0, pruned.errors
+    assert "boxes for libvirt stay" in pruned.errors
+    assert (site.volumes(), len(site.versions())) == ([volume], 1)
+
+
+def test_after_a_killed_upload_the_next_import_succeeds(site: Site) -> None:
+    file = site.box()
+    # The first parts of the disk are on their way.
+    with halting(SOCKET, message(VOL_UPLOAD, STREAM), count=3) as proxy:
+        slow = behind(site, proxy.path).project
+        words = ("box-add", f"--name={site.name}", f"--file={file}", "--provider=libvirt")
+        running = slow.start(*words)
+        proxy.wait_for_halt()
+        (half,) = site.volumes()
+        running.kill()
+        finish(running)
+    done = site.add(f"--file={file}")
+    assert done.status == 0, done.errors
+    assert site.volumes() == [half]
+    image = next((site.project.folder / "vagrant/boxes").glob("*/*/libvirt/box.img"))
+    volume = site.pool.storageVolLookupByName(half)
+    size = volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2]
+    assert size == image.stat().st_size
+    assert len(site.versions()) == 1
+
+
+def test_after_an_import_killed_while_vagrant_adds_the_next_one_succeeds(site: Site) -> None:
+    file = site.box()
+    programs, started = site.project.folder / "bin", site.project.folder / "started"
+    programs.mkdir()
+    (programs / "vagrant").write_text(
+        f"#!/bin/sh\necho $$ >'{started}.new'\nmv '{started}.new' '{started}'\n"
+        f'exec {shutil.which("vagrant")} "$@"\n'
+    )
+    (programs / "vagrant").chmod(0o755)
+    running = beside(site, PATH=f"{programs}:{os.environ['PATH']}").project.start(
+        "box-add", f"--name={site.name}", f"--file={file}", "--provider=libvirt"
+    )
+    wait_until(started.exists, what="Vagrant runs")
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -9
+    # Vagrant, which does not know of it, goes on beside the next one.
+    vagrant = Path("/proc", started.read_text().strip())
+    try:
+        done = site.add(f"--file={file}")
+        assert done.status == 0, done.errors
+    finally:
+        wait_until(lambda: not vagrant.exists(), what="the other Vagrant ends")
+        finish(running)
+    assert [one["version"] for one in site.versions()] == [done.json["version"]]
+    known = [path.parent.name for path in site.project.folder.glob("vagrant/boxes/*/*/libvirt")]
+    assert known == [done.json["version"]]
+    assert len(site.volumes()) == 1
+
+
+def test_after_a_killed_removal_the_next_one_succeeds(site: Site) -> None:
+    assert site.add(f"--file={site.box()}").status == 0
+    # The disk is gone, the rest is there.
+    with halting(SOCKET, message(VOL_DELETE, REPLY)) as proxy:
+        slow = behind(site, proxy.path).project
+        running = slow.start("box-remove", site.name, "--provider=libvirt")
+        proxy.wait_for_halt()
+        running.kill()
+        finish(running)
+    assert site.volumes() == []
+    assert len(site.versions()) == 1
+    done = site.run("box-remove", site.name)
+    assert done.status == 0, done.errors
+    assert (site.versions(), site.volumes()) == ([], [])
+    assert list(site.project.folder.glob("vagrant/boxes/*/*/*")) == []
+
+
+def test_a_box_that_a_build_holds_stays_although_there_is_no_guest(site: Site) -> None:
+    first = site.add(f"--file={site.box()}")
+    cache = site.project.folder / "cache/vagrant-kiwi"
+    with box_use.using(cache, first.json["sha256"]):
+        refused = site.run("box-remove", site.name)
+        assert refused.status == 5
+        assert "a build" in refused.json["error"]["details"]
+        newer = site.add(f"--file={site.box()}")
+        assert newer.status == 0, newer.errors
+        versions = [newer.json["version"], first.json["version"]]
+        assert [one["version"] for one in site.versions()] == versions
+        assert len(site.volumes()) == 2
+    pruned = beside(site, DOCKER_HOST="unix:///nowhere.sock").project.run("box-prune")
+    assert pruned.status == 0, pruned.errors
+    assert [one["version"] for one in site.versions()] == versions[:1]
+    assert len(site.volumes()) == 1
+
+
+def test_prune_finds_a_version_that_was_not_finished(site: Site) -> None:
+    assert site.add(f"--file={site.box()}").status == 0
+    (whole,) = site.versions()
+    folder = site.project.folder / "cache/vagrant-kiwi/libvirt" / site.name
+    half = folder / "1.20200101000000.1"
+    half.mkdir()
+    (half / f"{site.name}.box").write_bytes(bytes(5000))
+    nowhere = beside(site, DOCKER_HOST="unix:///nowhere.sock").project
+    for words in (["--dry-run"], []):
+        assert half.exists()
+        done = nowhere.run("box-prune", "--json", *words)
+        assert done.status == 0, done.errors
+        assert [one["what"] for one in done.json["boxes"]] == [str(half)]
+        assert done.json["bytes"] == 5000
+    assert not half.exists()
+    assert [one["version"] for one in site.versions()] == [whole["version"]]
