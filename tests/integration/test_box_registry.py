@@ -225,10 +225,17 @@ def test_a_push_that_was_killed_leaves_no_name_behind(
         assert place in box.tags
         pruned = project.run("box-prune", "--dry-run", "--json")
         assert f"{place} of a broken push" in [one["what"] for one in pruned.json["boxes"]]
+        # Another version is pushed by that name, which is still the older one's here.
+        image(docker_client, f"{name}-newer:1")
+        added = add(project, name, f"--image={name}-newer:1")
+        docker_client.images.remove(f"{name}-newer:1")
+        box = docker_client.images.get(added.json["image"])
         done = project.run(*push)
         assert done.status == 0, done.errors
         box.reload()
         assert box.tags == [added.json["image"]]
+        with pytest.raises(docker.errors.ImageNotFound):
+            docker_client.images.get(place)
 
     with registry(tmp_path, port), halting(port, b"POST /v2/") as proxy:
         place = f"127.0.0.1:{proxy.port}/team/{name}-b:1"
