@@ -26,7 +26,6 @@ from vagrant_kiwi.box_build import (
 )
 from vagrant_kiwi.box_installed import Installed
 from vagrant_kiwi.boxes import DockerBox, docker_errors, remove_tag, repository_of, short_name
-from vagrant_kiwi.errors import BoxError
 from vagrant_kiwi.guests.docker import RUN_LABEL
 
 
@@ -126,27 +125,20 @@ def remove(
     gone = []
     # While the lock was waited for, a name may have gone to another image, or a guest come.
     now = {(box.image, box.content): box for box in installed(client)}
-    for box in [now[key] for key in ((one.image, one.content) for one in boxes) if key in now]:
+    for box in boxes:
+        found = now.get((box.image, box.content))
         with box_use.removing(cache, box.content) as free, docker_errors():
-            if not (free or force):
+            if found is None:
+                gone.append(box)
+            elif not (free or force):
                 log(f"{box.image} stays: a build is using it")
-            elif box.users and not force:
-                log(f"{box.image} stays: in use by {', '.join(box.users)}")
+            elif found.users and not force:
+                log(f"{box.image} stays: in use by {', '.join(found.users)}")
             elif remove_tag(client, box.image, force=force):
                 gone.append(box)
             else:
                 log(f"{box.image} stays: it is in use")
     return gone
-
-
-def in_use(name: str, boxes: Sequence[Installed]) -> BoxError:
-    """Return the error for a box that cannot be removed."""
-    users = [f"{box.image}: {', '.join(box.users) or 'a build'}" for box in boxes]
-    return BoxError(
-        f"The box {name} is in use",
-        details="\n".join(users),
-        resolution="invoke down removes guests that were left. --force removes the box anyway.",
-    )
 
 
 def nameless(client: docker.DockerClient, *, older: float) -> list[tuple[str, tuple[str, ...]]]:
