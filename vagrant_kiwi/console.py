@@ -6,6 +6,7 @@ On a terminal the current phase is one live line; elsewhere each event is a plai
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -81,7 +82,7 @@ class _Stream:
             try:
                 self._stream.write(text)
             except (OSError, ValueError):
-                self._lost = True
+                self._lose()
         return len(text)
 
     def flush(self) -> None:
@@ -90,7 +91,18 @@ class _Stream:
             try:
                 self._stream.flush()
             except (OSError, ValueError):
-                self._lost = True
+                self._lose()
+
+    def _lose(self) -> None:
+        self._lost = True
+        # What is left in the buffer would fail again when Python ends, which then exits with 120.
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(nowhere, self._stream.fileno())
+            finally:
+                os.close(nowhere)
+            self._stream.flush()
 
     def isatty(self) -> bool:
         """Tell whether it is a terminal."""

@@ -337,7 +337,8 @@ def test_a_closed_terminal_does_not_stop_the_clean_up(project: Project, unchange
         stdout=slave,
         stderr=slave,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        # As most people have it: then what cannot be written any more stays in Python's buffers.
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": ""},
     )
     os.close(slave)
     reader = threading.Thread(target=_drain, args=(master,), daemon=True)
