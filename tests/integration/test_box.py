@@ -613,8 +613,10 @@ def test_an_interrupted_build_leaves_nothing(small: Small, nothing_left: None, m
     assert (small.cache / f"{small.name}.building").read_text() == ""
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("moment", ["I: extracting archives", "setup runs"])
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param("I: extracting archives", marks=pytest.mark.full), "setup runs"],
+)
 def test_after_a_killed_build_the_next_one_succeeds_and_clears_up(
     small: Small, docker_client: docker.DockerClient, nothing_left: None, moment: str
 ) -> None:
