@@ -156,8 +156,7 @@ def overview(request: Request, console: Console, *, provider: str | None) -> dic
     now = datetime.datetime.now(datetime.UTC)
     with supply(request, console) as supplied:
         found = box_stores.look(supplied, box_stores.kinds(provider))
-    for kind, why in found.silent.items():
-        console.warn(f"{kind} cannot be asked: {why}")
+    found.warn(console)
     return {
         "boxes": [_row(row, now) for row in found.rows],
         "silent": dict(found.silent),

@@ -36,6 +36,7 @@ from vagrant_kiwi.box_build import (
     swept,
 )
 from vagrant_kiwi.box_import import Wanted
+from vagrant_kiwi.box_recipe import repository_of
 from vagrant_kiwi.box_supply import Supply
 from vagrant_kiwi.boxes import DockerBox
 from vagrant_kiwi.console import PhaseView
@@ -117,7 +118,7 @@ def _to_docker(
                 resolution=f"Is {wanted.origin} what docker save or docker export wrote?",
             ) from error
         if image is not None:
-            repository = boxes.repository_of(wanted.name)
+            repository = repository_of(wanted.name)
             before = boxes.image_of(client, f"{repository}:{digest[:12]}")
             with supply.gate.shield():
                 client.api.tag(image, repository, digest[:12])

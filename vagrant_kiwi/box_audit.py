@@ -6,7 +6,6 @@ from vagrant_kiwi import (
     box_admin,
     box_look_docker,
     box_stores,
-    box_upkeep,
     box_verify,
     docker_api,
 )
@@ -46,12 +45,8 @@ def verify(
         found = box_stores.look(supply, wanted)
         if name is not None or provider is not None or len(found.silent) == len(wanted):
             found.must_answer(wanted)
-        for kind, why in found.silent.items():
-            console.warn(f"{kind} cannot be asked: {why}")
-        chosen = [row for row in found.rows if row.installed and name in (None, row.name)]
-        if name is not None and not chosen:
-            raise box_upkeep.not_installed(name, found)
-        for row in chosen:
+        found.warn(console)
+        for row in found.installed(name):
             one = row.installed[0]
             # What the catalogue states goes before what the box says of itself.
             stated = (row.source.kiwi if row.source is not None else None) or one.kiwi

@@ -6,7 +6,6 @@ Nothing of an archive reaches either before its checksum, its signature and its 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,11 +21,11 @@ from vagrant_kiwi.catalog import Kind, Source
 from vagrant_kiwi.console import PhaseView
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.description_model import mask
+from vagrant_kiwi.download_part import sum_of
 from vagrant_kiwi.errors import BoxError, PreflightError, UsageError
 
 #: In the cache: what arrives.
 DOWNLOADS = "downloads"
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -330,13 +329,8 @@ def sha256_of(path: Path, progress: Callable[[int], None]) -> str:
     Raises:
         BoxError: it cannot be read.
     """
-    digest = hashlib.sha256()
     try:
         size = max(path.stat().st_size, 1)
-        with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
-                progress(min(100 * stream.tell() // size, 100))
+        return sum_of(path, lambda done: progress(min(100 * done // size, 100))).hexdigest()
     except OSError as error:
         raise BoxError(f"{path} cannot be read", details=str(error)) from error
-    return digest.hexdigest()

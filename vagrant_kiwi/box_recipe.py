@@ -78,7 +78,7 @@ class Recipe:
     @property
     def repository(self) -> str:
         """The name of its images in Docker, without the tag; and of its boxes in Vagrant."""
-        return f"vagrant-kiwi/{self.name}"
+        return repository_of(self.name)
 
     @property
     def folder(self) -> Path:
@@ -132,6 +132,11 @@ class Recipe:
     def tag(self) -> str:
         """The tag of its image in Docker."""
         return self.digest[:12]
+
+
+def repository_of(name: str) -> str:
+    """Return the name of a box's images in Docker, without the tag; and of its boxes in Vagrant."""
+    return f"vagrant-kiwi/{name}"
 
 
 def find_recipe(

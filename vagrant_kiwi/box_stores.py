@@ -10,6 +10,7 @@ from vagrant_kiwi import box_by_name, box_recipe, catalog, docker_api, docker_bo
 from vagrant_kiwi.box_installed import Installed
 from vagrant_kiwi.box_supply import Supply
 from vagrant_kiwi.catalog import Catalog, Kind, Source
+from vagrant_kiwi.console import Console
 from vagrant_kiwi.description_model import mask
 from vagrant_kiwi.errors import BoxError, GuestError, PreflightError
 
@@ -81,9 +82,38 @@ class Boxes:
             + ".",
         )
 
+    def warn(self, console: Console) -> None:
+        """Tell a person who could not be asked, and why."""
+        for kind, why in self.silent.items():
+            console.warn(f"{kind} cannot be asked: {why}")
+
     def named(self, name: str) -> list[Row]:
         """Return the rows of a name that have something installed."""
         return [row for row in self.rows if row.name == name and row.installed]
+
+    def installed(self, name: str | None) -> list[Row]:
+        """Return the rows that have something installed.
+
+        Args:
+            name: only those of this box.
+
+        Raises:
+            BoxError: there is none of that name.
+        """
+        there = [row for row in self.rows if row.installed]
+        if name is None:
+            return there
+        chosen = self.named(name)
+        if not chosen:
+            names = sorted({row.name for row in there})
+            details = [f"installed: {', '.join(names) or 'none'}"]
+            details += [f"{kind} cannot be asked: {why}" for kind, why in self.silent.items()]
+            raise BoxError(
+                f"The box {name} is not installed",
+                details="\n".join(details),
+                resolution="invoke box-list shows what there is, invoke box-add installs one.",
+            )
+        return chosen
 
 
 def kinds(provider: str | None) -> tuple[Kind, ...]:

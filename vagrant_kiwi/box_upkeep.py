@@ -17,7 +17,7 @@ from vagrant_kiwi import (
 )
 from vagrant_kiwi.app import Request
 from vagrant_kiwi.box_installed import Installed
-from vagrant_kiwi.box_stores import Boxes, Row
+from vagrant_kiwi.box_stores import Row
 from vagrant_kiwi.box_supply import Supply
 from vagrant_kiwi.console import Console
 from vagrant_kiwi.deadline import Deadline
@@ -47,9 +47,7 @@ def remove(
         found = box_stores.look(supply, wanted)
         # Where it is, and who uses it, must be known.
         found.must_answer(wanted)
-        rows = found.named(name)
-        if not rows:
-            raise not_installed(name, found)
+        rows = found.installed(name)
         if len(rows) > 1:
             raise UsageError(
                 f"The box {name} is installed for {' and '.join(row.kind for row in rows)}",
@@ -109,18 +107,6 @@ def remove_versions(
         return [one for one in versions if one.version in {box.version for box in gone}]
 
 
-def not_installed(name: str, found: Boxes) -> BoxError:
-    """Return the error for a box that is not there, with those that are."""
-    names = sorted({row.name for row in found.rows if row.installed})
-    details = [f"installed: {', '.join(names) or 'none'}"]
-    details += [f"{kind} cannot be asked: {why}" for kind, why in found.silent.items()]
-    return BoxError(
-        f"The box {name} is not installed",
-        details="\n".join(details),
-        resolution="invoke box-list shows what there is, invoke box-add installs one.",
-    )
-
-
 def _in_use(name: str, used: Sequence[Installed]) -> BoxError:
     return BoxError(
         f"The box {name} is in use",
@@ -157,11 +143,8 @@ def update(
         found = box_stores.look(plain, wanted)
     if name is not None or provider is not None:
         found.must_answer(wanted)
-    for kind, why in found.silent.items():
-        console.warn(f"{kind} cannot be asked: {why}")
-    rows = [row for row in found.rows if row.installed and name in (None, row.name)]
-    if name is not None and not rows:
-        raise not_installed(name, found)
+    found.warn(console)
+    rows = found.installed(name)
     answer: dict[str, list[dict[str, object]]] = {"updated": [], "current": [], "left": []}
     first: VagrantKiwiError | None = None
     for row in rows:

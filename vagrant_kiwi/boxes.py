@@ -20,7 +20,7 @@ from platformdirs import user_cache_path
 
 from vagrant_kiwi import box_use, docker_api
 from vagrant_kiwi.box_build import LABEL_RECIPE, BoxInputs, build_image
-from vagrant_kiwi.box_recipe import Recipe, find_recipe, half_made
+from vagrant_kiwi.box_recipe import Recipe, find_recipe, half_made, repository_of
 from vagrant_kiwi.box_rootfs import Mirrors
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import BoxError
@@ -56,11 +56,6 @@ class DockerBox:
     def content(self) -> str:
         """What differs where the image's bytes do."""
         return self.image_id
-
-
-def repository_of(name: str) -> str:
-    """Return the name of a box's images in Docker, without the tag; and of its boxes in Vagrant."""
-    return f"vagrant-kiwi/{name}"
 
 
 def docker_tag(recipe: Recipe) -> str:

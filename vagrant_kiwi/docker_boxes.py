@@ -25,7 +25,8 @@ from vagrant_kiwi.box_build import (
     LABEL_VERSION,
 )
 from vagrant_kiwi.box_installed import Installed
-from vagrant_kiwi.boxes import DockerBox, docker_errors, remove_tag, repository_of, short_name
+from vagrant_kiwi.box_recipe import repository_of
+from vagrant_kiwi.boxes import DockerBox, docker_errors, remove_tag, short_name
 from vagrant_kiwi.guests.docker import RUN_LABEL
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from vagrant_kiwi import state
-from vagrant_kiwi.box_recipe import Recipe
-from vagrant_kiwi.boxes import repository_of
+from vagrant_kiwi.box_recipe import Recipe, repository_of
 from vagrant_kiwi.errors import BoxError, GuestError
 from vagrant_kiwi.guests.vagrant_command import RoutedVagrant
 from vagrant_kiwi.keys import vagrant_home
