@@ -202,6 +202,10 @@ def _follow(
             follow = _script(_FOLLOW, folder, str(seen + 1))
             guest.exec(follow, timeout=left, root=True, on_output=count)
             state = guest.exec(_script(_STATUS, folder), timeout=_ASK, root=True)
+            if not state.ok:
+                # A container that is being removed says "cannot exec in a stopped state" where the
+                # answer would be; the next question tells whether it is gone.
+                raise ConnectionLostError(state.tail(3))
         except (ConnectionLostError, CommandTimeoutError) as error:
             # A question that got no answer is a lost connection; the deadline is looked at above.
             now = time.monotonic()

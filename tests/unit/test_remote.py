@@ -94,6 +94,23 @@ def test_the_command_is_in_nobody_s_arguments() -> None:
     assert guest.inputs[0] == b"kiwi-ng\0--setenv\0TOKEN=s3cret\0"
 
 
+def test_a_guest_that_dies_at_the_question_is_no_answer() -> None:
+    words = b"OCI runtime exec failed: cannot exec in a stopped state: unknown\n"
+    guest = FakeGuest(
+        [
+            ("setsid", result()),
+            ("tail", result(b"abc")),
+            ("status", result(words, status=126)),
+            ("tail", GuestError("The guest is gone")),
+            ("pkill", ConnectionLostError("gone")),
+        ]
+    )
+    trouble: list[str] = []
+    with pytest.raises(GuestError, match="is gone"):
+        _run(guest, trouble=trouble)
+    assert "stopped state" in trouble[0]
+
+
 def test_a_vanished_command_is_no_success() -> None:
     guest = FakeGuest(
         [
