@@ -92,7 +92,7 @@ def partitions(read: ReadAt, size: int) -> tuple[Partition, ...]:
     if any(kind == _PROTECTIVE for _, kind, _, _ in entries):
         found = tuple(_gpt(read))
     elif entries and all(status in (0, 0x80) for status, _, _, _ in entries):
-        found = tuple(_mbr(read, entries))
+        found = tuple(_mbr(read, sector))
     else:
         # A file system's own boot sector ends like a table.
         return whole
@@ -130,8 +130,7 @@ def _mbr_entries(sector: bytes) -> list[tuple[int, int, int, int]]:
     return [entry for entry in entries if entry[1] and entry[3]]
 
 
-def _mbr(read: ReadAt, entries: list[tuple[int, int, int, int]]) -> Iterator[Partition]:
-    sector = read(0, _SECTOR)
+def _mbr(read: ReadAt, sector: bytes) -> Iterator[Partition]:
     for number, offset in enumerate(range(446, 510, 16), start=1):
         _, kind, start, count = struct.unpack_from("<B3xB3xII", sector, offset)
         if kind in _EXTENDED and count:
