@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +18,13 @@ from vagrant_kiwi.isolation import read_facts
 class DaemonFacts:
     """A daemon, and its host as far as that can be seen from here.
 
-    ``version`` is the daemon's, ``driver`` its storage driver, ``backing`` the file system below
-    that, ``d_type`` whether it tells the types of files in its folders. ``root`` is where guests
-    write, ``free`` the bytes that are left there. ``loop`` tells whether the kernel has loop
-    devices, ``busy_loops`` which are bound; ``devices_cgroup`` whether cgroups version 1 holds
-    devices back. None is: not known.
+    ``driver`` is the daemon's storage driver, ``backing`` the file system below that, ``d_type``
+    whether it tells the types of files in its folders. ``root`` is where guests write, ``free`` the
+    bytes that are left there. ``loop`` tells whether the kernel has loop devices, ``busy_loops``
+    which are bound; ``devices_cgroup`` whether cgroups version 1 holds devices back. None is: not
+    known.
     """
 
-    version: str
     driver: str
     backing: str | None
     d_type: bool
@@ -67,7 +67,6 @@ def read(
     root = _root(info, status)
     backing = status.get("Backing Filesystem")
     facts = DaemonFacts(
-        version=str(info.get("ServerVersion", "")),
         driver=str(info.get("Driver", "")),
         backing=backing,
         d_type=status.get("Supports d_type") != "false",
@@ -110,10 +109,9 @@ def _root(info: Mapping[str, Any], status: Mapping[str, str]) -> Path | None:
 def _free(root: Path | None) -> int | None:
     """Return the bytes that a folder's file system has left, without what is root's reserve."""
     try:
-        found = os.statvfs(root) if root is not None else None
+        return shutil.disk_usage(root).free if root is not None else None
     except OSError:
         return None  # Docker sees other mounts than we do
-    return None if found is None else found.f_bavail * found.f_frsize
 
 
 def _file_system(root: Path | None, proc: Path) -> str | None:
