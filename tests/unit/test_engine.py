@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-import docker
 import pytest
 
 from vagrant_kiwi.errors import PreflightError
@@ -15,16 +14,9 @@ from vagrant_kiwi.isolation import HostFacts, Isolation, isolate
 NONE = HostFacts(frozenset(), frozenset(), selinux=False)
 
 
-class Daemon:
-    """A daemon that says what it is, as Docker 20.10 and Podman 4.3.1 did, and nothing else."""
-
-    def __init__(self, version: dict[str, Any], info: dict[str, Any]) -> None:
-        self.version = lambda: version
-        self.info = lambda: info
-
-
 def read(version: dict[str, Any], **info: Any) -> Engine:
-    return engine.read(cast(docker.DockerClient, Daemon(version, info)))
+    """Return what an engine is that says what Docker 20.10 and Podman 4.3.1 did."""
+    return engine.of(version, info)
 
 
 def podman(version: str) -> dict[str, Any]:

@@ -71,10 +71,6 @@ class DirectSystem:
                     details=f"Docker has no {guest_name(self.record.guest_run)}",
                     resolution="invoke down forgets it; then invoke up starts another one.",
                 )
-            if not known:
-                with docker.told("Docker does not say what it is"):
-                    found = engine.read(daemon)
-                engine.check(found, plan.isolation)
         argv = ["docker", "start", *known] if known else shlex.split(text)
         try:
             done = self.runner.run(argv, timeout=plan.timeouts.up, merge=True, on_output=on_output)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import docker
-
 from vagrant_kiwi.errors import PreflightError
 from vagrant_kiwi.isolation import Isolation
 
@@ -37,15 +35,6 @@ class Engine:
     name: str
     podman: tuple[int, ...] | None
     rootless: bool
-
-
-def read(daemon: docker.DockerClient) -> Engine:
-    """Ask the daemon what it is.
-
-    Raises:
-        docker.errors.DockerException: it does not say; see ``docker_api.FAILURES``.
-    """
-    return of(daemon.version(), daemon.info())
 
 
 def of(version: Mapping[str, Any], info: Mapping[str, Any]) -> Engine:
