@@ -184,7 +184,6 @@ def _of_archive(arriving: _Arriving) -> tuple[str, str | None]:
             box_archive_streams.import_stream(found.path),
             labels=arriving.labels(found.sha256),
             changes=(f"CMD {json.dumps(['/bin/sh', '-c', _COMMAND])}", "EXPOSE 22"),
-            log=view.update,
             deadline=arriving.deadline,
         )
 

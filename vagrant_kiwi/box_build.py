@@ -140,7 +140,6 @@ def _base(
                     client,
                     tar,
                     labels={LABEL_BOX: recipe.name, LABEL_BUILD: build},
-                    log=log,
                     deadline=deadline,
                 )
         except docker_stream.DockerStreamError as error:

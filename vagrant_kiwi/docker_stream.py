@@ -173,7 +173,6 @@ def import_tar(
     *,
     labels: Mapping[str, str],
     changes: Sequence[str] = (),
-    log: Callable[[str], None],
     deadline: Deadline,
 ) -> str:
     """Make an image without a name from a root file system and return its id.
@@ -183,7 +182,6 @@ def import_tar(
         tar: the root file system.
         labels: of the image.
         changes: further instructions of a Dockerfile, as in 'CMD ["/bin/sh"]'.
-        log: takes the lines of what happens.
         deadline: when it must be done.
 
     Raises:

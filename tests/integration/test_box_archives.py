@@ -63,7 +63,6 @@ def image(docker_client: docker.DockerClient, images: list[str], tmp_path: Path)
         box_archive_streams.import_stream(file),
         labels={"vagrant-kiwi.test": "a b"},
         changes=['CMD ["/usr/bin/true"]', "EXPOSE 22"],
-        log=lambda _: None,
         deadline=soon(),
     )
     images.append(made)
@@ -228,7 +227,6 @@ def test_what_breaks_off_leaves_no_image(
             docker_client,
             cut(tar_of({"etc/x": b"y"})),
             labels={"vagrant-kiwi.test": label},
-            log=lambda _: None,
             deadline=soon(),
         )
     # It may still be at what it got.

@@ -142,7 +142,6 @@ def test_an_import_takes_further_instructions() -> None:
         io.BytesIO(b"t" * 1_000_000),
         labels={"a": 'b "c"'},
         changes=["EXPOSE 22"],
-        log=lambda _: None,
         deadline=soon(),
     )
     assert made == IMAGE
