@@ -15,10 +15,9 @@ from pathlib import Path
 import docker
 import docker.errors
 from docker.models.images import Image
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
-from vagrant_kiwi import box_use, docker_api
+from vagrant_kiwi import box_use, docker_api, state
 from vagrant_kiwi.box_build import LABEL_RECIPE, BoxInputs, build_image
 from vagrant_kiwi.box_recipe import Recipe, find_recipe, half_made, repository_of
 from vagrant_kiwi.box_rootfs import Mirrors
@@ -247,27 +246,25 @@ def only_one(
         PhaseTimeoutError: another process holds it for too long.
         BoxError: the folder cannot be used.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{name}.lock")
+    with contextlib.ExitStack() as stack:
         try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            log(f"Waiting: the build box {name} is being made by another process")
-            try:
-                lock.acquire(timeout=deadline.left())
-            except Timeout as error:
-                raise deadline.missed(details="another process was making it") from error
-    except OSError as error:
-        raise BoxError(
-            "The cache folder cannot be used",
-            details=str(error),
-            resolution=f"See to it that {folder} belongs to you.",
-        ) from error
-    try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(
+                state.waited(
+                    folder / f"{name}.lock",
+                    log=log,
+                    deadline=deadline,
+                    what=f"the build box {name} is being made",
+                    details="another process was making it",
+                )
+            )
+        except OSError as error:
+            raise BoxError(
+                "The cache folder cannot be used",
+                details=str(error),
+                resolution=f"See to it that {folder} belongs to you.",
+            ) from error
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

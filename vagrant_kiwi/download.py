@@ -16,9 +16,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import urllib3.exceptions
-from filelock import FileLock, Timeout
 from urllib3.util import Retry
 
+from vagrant_kiwi import state
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.download_attempt import Job, Source, attempt, refusal
 from vagrant_kiwi.download_http import AgainError, asked
@@ -118,7 +118,15 @@ def _here(job: Job) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with disk_errors(job.place):
             job.folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_alone(job))
+            stack.enter_context(
+                state.waited(
+                    job.place.lock,
+                    log=job.log,
+                    deadline=job.deadline,
+                    what=f"{job.source.shown} is being downloaded",
+                    details="another process was downloading it",
+                )
+            )
             if not _kept(job):
                 _download(job)
         yield
@@ -141,24 +149,6 @@ def _check(source: Source) -> None:
             f"Not a SHA-256 sum: {source.sha256!r}",
             resolution="It has 64 hexadecimal digits, as sha256sum prints them.",
         )
-
-
-@contextlib.contextmanager
-def _alone(job: Job) -> Iterator[None]:
-    """Hold the lock on the file; the kernel gives it back if we die."""
-    lock = FileLock(job.place.lock)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        job.log(f"Waiting: {job.source.shown} is being downloaded by another process")
-        try:
-            lock.acquire(timeout=job.deadline.left())
-        except Timeout as error:
-            raise job.deadline.missed(details="another process was downloading it") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _kept(job: Job) -> bool:

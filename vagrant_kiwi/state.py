@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import LockedError, SettingsError
 
 
@@ -111,6 +112,38 @@ def lock(path: Path, *, what: str) -> Iterator[None]:
             details=f"lock: {path}",
             resolution="Wait for that build, or stop it.",
         ) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextlib.contextmanager
+def waited(
+    path: Path, *, log: Callable[[str], None], deadline: Deadline, what: str, details: str
+) -> Iterator[None]:
+    """Hold a kernel file lock for the body, as soon as nobody else does.
+
+    Args:
+        path: the lock file, in a folder that is there.
+        log: takes a line if there is somebody to wait for.
+        deadline: until when.
+        what: what another process is at, for that line.
+        details: the same as the reason why the deadline was missed.
+
+    Raises:
+        PhaseTimeoutError: somebody else holds it for too long.
+        OSError: the file cannot be made.
+    """
+    held = FileLock(path)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        log(f"Waiting: {what} by another process")
+        try:
+            held.acquire(timeout=deadline.left())
+        except Timeout as error:
+            raise deadline.missed(details=details) from error
     try:
         yield
     finally:
