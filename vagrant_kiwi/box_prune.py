@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import time
 from collections.abc import Iterator
@@ -61,7 +62,8 @@ def prune(request: Request, console: Console, *, dry_run: bool) -> dict[str, obj
                 gone += _docker(supply, client, found, dry_run=dry_run)
         if "libvirt" not in found.silent:
             gone += _libvirt(supply, found, dry_run=dry_run)
-        for path in (*_old_wheels(supply, found), *_downloads(supply)):
+        # One by one: what was downloaded is only ours to remove while _downloads holds its lock.
+        for path in itertools.chain(_old_wheels(supply, found), _downloads(supply)):
             gone.append(_entry(str(path), None, _size(path)))
             if not dry_run:
                 _delete(path)
@@ -177,7 +179,7 @@ def _downloads(supply: Supply) -> Iterator[Path]:
     for lock in sorted((supply.cache / box_import.DOWNLOADS).glob("*.lock")):
         with _free(lock) as free:
             if free:
-                others = lock.parent.glob(f"{lock.stem}*")
+                others = sorted(lock.parent.glob(f"{lock.stem}*"))
                 yield from (path for path in others if path != lock)
 
 
