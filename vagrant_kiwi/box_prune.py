@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import shutil
 import time
@@ -89,25 +90,23 @@ def _old(found: Boxes, kind: Kind) -> Iterator[tuple[Row, list[Installed]]]:
 def _docker(
     supply: Supply, client: docker.DockerClient, found: Boxes, *, dry_run: bool
 ) -> Iterator[dict[str, object]]:
-    # An image's own layers; those that it shares with others stay.
-    sizes = {
-        str(one["Id"]): int(one["Size"]) - max(int(one.get("SharedSize", 0)), 0)
-        for one in client.df()["Images"] or ()
-    }
+    # Docker measures everything that it has to tell them: only where something goes.
+    sizes = functools.cache(lambda: _own_sizes(client))
     for row, old in _old(found, "docker"):
+        sizes()  # what is gone has none
         going = old if dry_run else box_upkeep.remove_versions(supply, row, old)
         for one in going:
-            yield _entry(f"{one.image} {one.version}", "docker", sizes.get(one.content, one.size))
+            yield _entry(f"{one.image} {one.version}", "docker", sizes().get(one.content, one.size))
     for image, used in docker_boxes.nameless(client, older=_SETTLED):
         if not used:
-            yield _entry(f"{image[:19]} without a name", "docker", sizes.get(image, 0))
+            yield _entry(f"{image[:19]} without a name", "docker", sizes().get(image, 0))
             if not dry_run:
                 boxes.drop(client, image, supply.cache)
     for journal in sorted(supply.cache.glob(f"*{box_arrival.JOURNAL}")):
         with _free(supply.cache / f"{journal.stem}.lock") as free:
             if free and journal.exists():
                 image = journal.read_text("ascii").strip()
-                yield _entry(f"{image[:19]} of a broken import", "docker", sizes.get(image, 0))
+                yield _entry(f"{image[:19]} of a broken import", "docker", sizes().get(image, 0))
                 if not dry_run:
                     box_arrival.clear_up(client, journal, supply.cache)
     for journal in sorted(supply.cache.glob(f"*{box_push.JOURNAL}")):
@@ -118,6 +117,14 @@ def _docker(
                 yield _entry(f"{reference} of a broken push", "docker", 0)
                 if not dry_run:
                     box_push.clear_up(client, journal)
+
+
+def _own_sizes(client: docker.DockerClient) -> dict[str, int]:
+    """Return the bytes of each image's own layers; those that it shares with others stay."""
+    return {
+        str(one["Id"]): int(one["Size"]) - max(int(one.get("SharedSize", 0)), 0)
+        for one in client.df()["Images"] or ()
+    }
 
 
 def _libvirt(supply: Supply, found: Boxes, *, dry_run: bool) -> Iterator[dict[str, object]]:
