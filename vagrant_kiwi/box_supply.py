@@ -83,6 +83,7 @@ def docker_box(supply: Supply, recipe: Recipe, *, anew: bool = False) -> DockerB
             security_mirror=security_mirror,
             public_key=keys.RSA_LINE,
             timeout=settings.timeouts.box,
+            cache=supply.cache,
             anew=anew,
             log=view.update,
         )

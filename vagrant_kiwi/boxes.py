@@ -15,7 +15,6 @@ from pathlib import Path
 import docker
 import docker.errors
 from docker.models.images import Image
-from platformdirs import user_cache_path
 
 from vagrant_kiwi import box_use, docker_api, state
 from vagrant_kiwi.box_build import LABEL_RECIPE, BoxInputs, build_image
@@ -105,8 +104,8 @@ def ensure_docker_box(
     public_key: str,
     log: Callable[[str], None],
     timeout: float,
+    cache: Path,
     anew: bool = False,
-    cache: Path | None = None,
 ) -> DockerBox:
     """Return the current image of a recipe; make it if there is none.
 
@@ -123,8 +122,8 @@ def ensure_docker_box(
         public_key: the line that lets Vagrant in (``InsecureKeys.rsa_line``).
         log: takes the lines of what happens.
         timeout: seconds in all, waiting for others included.
+        cache: folder for wheels and locks.
         anew: make it even if it is current, with the packages of today.
-        cache: folder for wheels and locks; the user's own cache folder if not given.
 
     Raises:
         PreflightError: the daemon does not answer, or the host lacks a tool.
@@ -134,18 +133,17 @@ def ensure_docker_box(
     if not anew and (box := find_docker_box(client, recipe)) is not None:
         return box
     deadline = Deadline.after(timeout, what=f"Making the build box {recipe.name}")
-    folder = cache if cache is not None else user_cache_path("vagrant-kiwi")
-    with only_one(folder, recipe.name, log, deadline), docker_errors():
+    with only_one(cache, recipe.name, log, deadline), docker_errors():
         box = None if anew else find_docker_box(client, recipe)
         if box is None:
-            _remove_half_made(folder, recipe, log)
+            _remove_half_made(cache, recipe, log)
             before = image_of(client, docker_tag(recipe))
-            inputs = BoxInputs(Mirrors(mirror, security_mirror), public_key, folder)
+            inputs = BoxInputs(Mirrors(mirror, security_mirror), public_key, cache)
             build_image(recipe, inputs, client, runner, log=log, deadline=deadline)
             box = _as_box(recipe, client.images.get(docker_tag(recipe)))
-            remove_others(client, box, folder, log)
+            remove_others(client, box, cache, log)
             if before not in (None, box.image_id):
-                drop(client, before, folder)
+                drop(client, before, cache)
         return box
 
 
