@@ -33,6 +33,7 @@ from vagrant_kiwi.box_build import (
     LABEL_RECIPE,
     LABEL_SOURCE,
     LABEL_VERSION,
+    add_file,
     swept,
 )
 from vagrant_kiwi.box_import import Wanted
@@ -231,9 +232,7 @@ def _labelled(arriving: _Arriving, image: str, digest: str) -> str:
     """Make an image that is another one with our labels; return its id."""
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
-        member = tarfile.TarInfo("Dockerfile")
-        member.size = len(_DOCKERFILE)
-        tar.addfile(member, io.BytesIO(_DOCKERFILE))
+        add_file(tar, "Dockerfile", _DOCKERFILE)
     context.seek(0)
     return docker_stream.build(
         arriving.client,

@@ -216,15 +216,16 @@ def _context(recipe: Recipe, inputs: BoxInputs, wheels: Path) -> Iterator[IO[byt
                 content = path.read_bytes()
                 if recipe.variant and path.name == "Dockerfile":
                     content += (recipe.additions / path.name).read_bytes()
-                _add(tar, path.name, content)
+                add_file(tar, path.name, content)
             for path in sorted(wheels.glob("*.whl")):
-                _add(tar, f"wheels/{path.name}", path.read_bytes())
-            _add(tar, "authorized_key", f"{inputs.public_key.strip()}\n".encode())
+                add_file(tar, f"wheels/{path.name}", path.read_bytes())
+            add_file(tar, "authorized_key", f"{inputs.public_key.strip()}\n".encode())
         stream.seek(0)
         yield stream
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Put a file into the archive that a box is made from."""
     # Neither our owner nor our umask shall show in the box.
     member = tarfile.TarInfo(name)
     member.size = len(content)

@@ -8,9 +8,8 @@ from typing import Literal
 import docker
 import docker.errors
 import docker.utils
-from docker.models.images import Image
 
-from vagrant_kiwi import box_recipe, docker_api, docker_stream
+from vagrant_kiwi import box_recipe, boxes, docker_api, docker_stream
 from vagrant_kiwi.boxes import DockerBox
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import BoxError
@@ -62,7 +61,7 @@ def find(
     repository, tag = docker.utils.parse_repository_tag(name)
     full = name if tag else f"{repository}:latest"
     try:
-        image = None if policy == "always" else _local(client, full)
+        image = None if policy == "always" else boxes.local_image(client, full)
         if image is None and policy != "never":
             log(f"pulling {full}")
             docker_stream.pull(
@@ -73,7 +72,7 @@ def find(
                 log=log,
                 deadline=Deadline.after(timeout, what=f"Pulling the box {full}"),
             )
-            image = _local(client, full)
+            image = boxes.local_image(client, full)
     except docker_stream.DockerStreamError as error:
         raise not_had(full, str(error)) from error
     except docker.errors.APIError as error:
@@ -103,10 +102,3 @@ def not_had(image: str, why: str) -> BoxError:
         details=why,
         resolution="Is the name right? Does the registry want a login (docker login)?",
     )
-
-
-def _local(client: docker.DockerClient, name: str) -> Image | None:
-    try:
-        return client.images.get(name)
-    except docker.errors.ImageNotFound:
-        return None

@@ -73,11 +73,22 @@ def find_docker_box(client: docker.DockerClient, recipe: Recipe) -> DockerBox | 
         BoxError: it answers with an error.
     """
     with docker_errors():
-        try:
-            image = client.images.get(docker_tag(recipe))
-        except docker.errors.ImageNotFound:
-            return None
-    return _as_box(recipe, image) if image.labels.get(LABEL_RECIPE) == recipe.digest else None
+        image = local_image(client, docker_tag(recipe))
+    if image is None or image.labels.get(LABEL_RECIPE) != recipe.digest:
+        return None
+    return _as_box(recipe, image)
+
+
+def local_image(client: docker.DockerClient, name: str) -> Image | None:
+    """Return the image that has a name or an id; None if Docker has none.
+
+    Raises:
+        docker.errors.DockerException: see ``docker_api.FAILURES``.
+    """
+    try:
+        return client.images.get(name)
+    except docker.errors.ImageNotFound:
+        return None
 
 
 def image_of(client: docker.DockerClient, name: str) -> str | None:
@@ -88,10 +99,8 @@ def image_of(client: docker.DockerClient, name: str) -> str | None:
         BoxError: it answers with an error.
     """
     with docker_errors():
-        try:
-            return str(client.images.get(name).id)
-        except docker.errors.ImageNotFound:
-            return None
+        image = local_image(client, name)
+    return str(image.id) if image is not None else None
 
 
 def ensure_docker_box(
@@ -212,11 +221,9 @@ def drop(client: docker.DockerClient, image: str, cache: Path) -> None:
         cache: the user's cache folder, where builds hold what they use.
     """
     with box_use.removing(cache, image) as free:
-        try:
-            if free and not client.images.get(image).tags:
-                remove_tag(client, image)
-        except docker.errors.ImageNotFound:
-            return
+        found = local_image(client, image) if free else None
+        if found is not None and not found.tags:
+            remove_tag(client, image)
 
 
 def short_name(tag: str) -> str:
