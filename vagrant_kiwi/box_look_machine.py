@@ -22,7 +22,7 @@ from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.disk_layout import LayoutError, Partition, ReadAt
 from vagrant_kiwi.errors import BoxError, PreflightError
 from vagrant_kiwi.ext_files import Debugfs, ExtError, read_tree
-from vagrant_kiwi.process import Runner
+from vagrant_kiwi.process import Runner, at_most
 from vagrant_kiwi.unpacked import CHUNK, ArchiveError, Budget, unpacked
 
 #: Each program with the Debian package that has it.
@@ -252,19 +252,11 @@ def _used(disk: Path, work: _Work) -> list[tuple[int, int]]:
 
 
 def _qemu_img(disk: Path, work: _Work, *words: str) -> bytes:
-    said = 0
-
-    def limited(chunk: bytes) -> None:
-        nonlocal said
-        said += len(chunk)
-        if said > _OUTPUT:
-            raise _unusable(disk, "its disk is in too many pieces")
-
     with work.deadline.named():
         result = work.runner.run(
             (work.programs["qemu-img"], *words),
             timeout=work.deadline.left(),
-            on_output=limited,
+            on_output=at_most(_OUTPUT, _unusable(disk, "its disk is in too many pieces")),
         )
     if not result.ok:
         raise _unusable(disk, result.tail())

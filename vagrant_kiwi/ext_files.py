@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vagrant_kiwi.box_look import Entry, Kind
 from vagrant_kiwi.deadline import Deadline
-from vagrant_kiwi.process import Runner
+from vagrant_kiwi.process import Runner, at_most
 
 #: The inode of the root folder.
 _ROOT = 2
@@ -73,14 +73,6 @@ class Debugfs:
             ExtError: it says too much.
             PhaseTimeoutError: the deadline has passed.
         """
-        said = 0
-
-        def limited(chunk: bytes) -> None:
-            nonlocal said
-            said += len(chunk)
-            if said > _OUTPUT:
-                raise ExtError("it is too big")
-
         with self.deadline.named():
             # -c: without the bitmaps of what is free; -f: each request stands before its answer.
             result = self.runner.run(
@@ -92,7 +84,7 @@ class Debugfs:
                 stdin="".join(f"{request}\n" for request in requests).encode(),
                 cwd=self.image.parent,
                 timeout=self.deadline.left(),
-                on_output=limited,
+                on_output=at_most(_OUTPUT, ExtError("it is too big")),
                 environment={"DEBUGFS_PAGER": "__none__", "LC_ALL": "C.UTF-8"},
             )
         # Its first line is its version.

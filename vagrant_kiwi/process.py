@@ -352,6 +352,24 @@ def _stop_group(
             time.sleep(0.01)
 
 
+def at_most(size: int, error: Exception) -> OnOutput:
+    """Return what watches a command's output, and ends the command where it says too much.
+
+    Args:
+        size: bytes that it may say.
+        error: raised when it says more.
+    """
+    said = 0
+
+    def watch(chunk: bytes) -> None:
+        nonlocal said
+        said += len(chunk)
+        if said > size:
+            raise error
+
+    return watch
+
+
 def last_lines(data: bytes, count: int = 10) -> str:
     """Return the last non-empty lines of some output as text."""
     lines = [line for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
