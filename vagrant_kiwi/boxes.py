@@ -18,20 +18,11 @@ from docker.models.images import Image
 
 from vagrant_kiwi import box_use, docker_api, state
 from vagrant_kiwi.box_build import LABEL_RECIPE, BoxInputs, build_image
-from vagrant_kiwi.box_recipe import Recipe, find_recipe, half_made, repository_of
+from vagrant_kiwi.box_recipe import Recipe, half_made, repository_of
 from vagrant_kiwi.box_rootfs import Mirrors
 from vagrant_kiwi.deadline import Deadline
 from vagrant_kiwi.errors import BoxError
 from vagrant_kiwi.process import Runner
-
-__all__ = [
-    "DockerBox",
-    "Recipe",
-    "docker_tag",
-    "ensure_docker_box",
-    "find_docker_box",
-    "find_recipe",
-]
 
 
 @dataclass(frozen=True)

@@ -200,19 +200,17 @@ def kind_of(provider: str) -> Kind | None:
     return "libvirt" if provider == "libvirt" else None
 
 
-def load(paths: Sequence[Path], *, ours: Path | None = None) -> Catalog:
+def load(paths: Sequence[Path]) -> Catalog:
     """Read the user's catalogues and ours.
 
     Args:
         paths: the setting ``catalogs``, best first.
-        ours: the one that comes with the program, if not the usual one.
 
     Raises:
         SettingsError: one is missing, or holds something invalid.
     """
-    last = ours if ours is not None else data_folder("boxes") / "catalog.yaml"
     found: dict[str, Entry] = {}
-    for path in (*paths, last):
+    for path in (*paths, data_folder("boxes") / "catalog.yaml"):
         for entry in _read(path):
             found.setdefault(entry.name, entry)
     return Catalog(tuple(found.values()))
