@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,27 +11,13 @@ import docker
 
 from tests.integration.cli import Finished, Project
 from tests.integration.http_files import FileServer
+from tests.unit.archives import Entry, folder, sha256, tar
 
 
-def tree(*more: tarfile.TarInfo, content: bytes = b"") -> bytes:
+def tree(*more: Entry, content: bytes = b"") -> bytes:
     """Return a tar archive that looks like a root file system, with more members."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for name in ("etc", "usr", "usr/bin"):
-            folder = tarfile.TarInfo(name)
-            folder.type = tarfile.DIRTYPE
-            folder.mode = 0o755
-            tar.addfile(folder)
-        file = tarfile.TarInfo("etc/hostname")
-        file.size = len(content)
-        tar.addfile(file, io.BytesIO(content))
-        for member in more:
-            tar.addfile(member, io.BytesIO(bytes(member.size)))
-    return stream.getvalue()
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    folders = (folder("etc"), folder("usr"), folder("usr/bin"))
+    return tar(*folders, Entry("etc/hostname", content), *more)
 
 
 @dataclass

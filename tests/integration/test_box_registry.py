@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-import tarfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from tests.integration.cli import Finished, Project, finish
 from tests.integration.halting_proxy import halting
 from tests.integration.registry import PASSWORD, USER, free_port, log_in, registry
+from tests.unit.archives import Entry, tar
 
 #: A password that the registry refuses.
 WRONG = "w%ong h0rse"
@@ -29,12 +28,9 @@ def encoded(text: str) -> str:
 
 def image(client: docker.DockerClient, name: str) -> str:
     """Make a small image, each time with other bytes, and return its id."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        member = tarfile.TarInfo(f"etc/{uuid.uuid4().hex}")
-        tar.addfile(member, io.BytesIO())
+    data = tar(Entry(f"etc/{uuid.uuid4().hex}"))
     repository, _, tag = name.rpartition(":")
-    client.api.import_image_from_data(stream.getvalue(), repository=repository, tag=tag)
+    client.api.import_image_from_data(data, repository=repository, tag=tag)
     return str(client.images.get(name).id)
 
 

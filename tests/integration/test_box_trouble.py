@@ -19,11 +19,12 @@ import docker.errors
 import pytest
 from filelock import FileLock
 
-from tests.integration.box_site import Site, catalogue, saved, sha256, tree
+from tests.integration.box_site import Site, catalogue, saved, tree
 from tests.integration.cli import CHECKOUT, Project, finish, wait_until
 from tests.integration.halting_proxy import halting
 from tests.integration.http_files import FileServer, Trick
 from tests.integration.stand_in import describe
+from tests.unit.archives import sha256
 from vagrant_kiwi import box_recipe, box_wheels
 
 #: Where Docker's client finds the daemon if nothing else is said.
