@@ -132,21 +132,23 @@ def test_a_signed_box(site: Site, server: FileServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    "make",
     [
-        tree(Entry("../outside", bytes(4))),
-        tree(Entry("/tmp/vk-outside", bytes(4))),
-        tree(hard_link("etc/x", "/etc/passwd")),
-        tree(Entry("dev/sda", kind=tarfile.BLKTYPE, device=(8, 0))),
-        gzip.compress(tree(Entry("bomb", bytes(600 << 20))), 1),
-        tree(content=bytes(2000))[:2048],
-        lzma.compress(tree(content=bytes(2000)))[:-20],
-        b"no archive at all",
+        lambda: tree(Entry("../outside", bytes(4))),
+        lambda: tree(Entry("/tmp/vk-outside", bytes(4))),
+        lambda: tree(hard_link("etc/x", "/etc/passwd")),
+        lambda: tree(Entry("dev/sda", kind=tarfile.BLKTYPE, device=(8, 0))),
+        lambda: gzip.compress(tree(Entry("bomb", bytes(600 << 20))), 1),
+        lambda: tree(content=bytes(2000))[:2048],
+        lambda: lzma.compress(tree(content=bytes(2000)))[:-20],
+        lambda: b"no archive at all",
     ],
     ids=["dot-dot", "absolute", "link", "device", "bomb", "cut", "cut-xz", "none"],
 )
-def test_a_dangerous_archive_is_5_before_docker_sees_it(site: Site, data: bytes) -> None:
-    done = site.add(f"--file={site.file(data)}")
+def test_a_dangerous_archive_is_5_before_docker_sees_it(
+    site: Site, make: Callable[[], bytes]
+) -> None:
+    done = site.add(f"--file={site.file(make())}")
     assert done.status == 5, done.errors
     assert site.images() == []
     assert not Path("/tmp/vk-outside").exists()
