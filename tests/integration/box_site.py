@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,15 +62,32 @@ def saved(client: docker.DockerClient, data: bytes, name: str) -> bytes:
         client.images.remove(name)
 
 
+def offer(
+    project: Project,
+    name: str,
+    source: Mapping[str, object],
+    *,
+    managers: Sequence[str] = (),
+    **settings: object,
+) -> None:
+    """Let a project have a catalogue of one box.
+
+    Args:
+        managers: package managers of the descriptions that the box builds.
+        settings: of the project, besides its catalogue.
+    """
+    entry = {
+        "name": name,
+        "about": "a box of the site",
+        "package_managers": managers,
+        "sources": [source],
+    }
+    (project.folder / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
+    project.settings(catalogs=["boxes.yaml"], **settings)
+
+
 def catalogue(site: Site, server: FileServer, data: bytes, **more: Any) -> None:
     """Let the site's catalogue offer an archive."""
     url = server.put(f"/{sha256(data)[:8]}.tar", data)
     source = {"provider": "docker", "url": url, "sha256": sha256(data), "size": len(data), **more}
-    entry = {
-        "name": site.name,
-        "about": "a box of the site",
-        "package_managers": ["zypper"],
-        "sources": [source],
-    }
-    (site.project.folder / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
-    site.project.settings(catalogs=["boxes.yaml"], mirrors="off")
+    offer(site.project, site.name, source, managers=["zypper"], mirrors="off")

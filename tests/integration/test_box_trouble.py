@@ -19,7 +19,7 @@ import docker.errors
 import pytest
 from filelock import FileLock
 
-from tests.integration.box_site import Site, catalogue, saved, tree
+from tests.integration.box_site import Site, catalogue, offer, saved, tree
 from tests.integration.cli import CHECKOUT, Project, finish, wait_until
 from tests.integration.halting_proxy import halting
 from tests.integration.http_files import FileServer, Trick
@@ -413,13 +413,7 @@ def test_what_is_damaged_is_shown_beside_the_others_and_can_be_removed(site: Sit
         changes=[f"LABEL vagrant-kiwi.box={old}"],
     )
     try:
-        entry = {
-            "name": site.name,
-            "about": "a box whose recipe is gone",
-            "sources": [{"provider": "docker", "recipe": f"gone/{site.name}"}],
-        }
-        (site.project.folder / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
-        site.project.settings(catalogs=["boxes.yaml"])
+        offer(site.project, site.name, {"provider": "docker", "recipe": f"gone/{site.name}"})
         listed = site.project.run("box-list", "--provider=docker")
         assert listed.status == 0, listed.errors
         states = {line.split()[0]: line for line in listed.output.splitlines()}
