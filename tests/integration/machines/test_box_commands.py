@@ -11,7 +11,7 @@ import struct
 import subprocess
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,8 @@ def test_a_box_is_imported_listed_replaced_and_removed(site: Site) -> None:
     overlay.delete(0)
 
     # Not those of the tests that run beside these.
-    nowhere = {**site.project.environment, "DOCKER_HOST": "unix:///nowhere.sock"}
-    pruned = Project(site.project.folder, environment=nowhere).run("box-prune", "--json")
+    nowhere = site.project.beside(DOCKER_HOST="unix:///nowhere.sock")
+    pruned = nowhere.run("box-prune", "--json")
     assert pruned.status == 0, pruned.errors
     assert "boxes for docker stay" in pruned.errors
     assert [one["version"] for one in site.versions()] == [second.json["version"]]
@@ -176,16 +176,10 @@ def test_what_is_no_good_box_is_5_and_vagrant_never_sees_it(site: Site) -> None:
 # --- trouble ----------------------------------------------------------------------------------
 
 
-def beside(site: Site, **environment: str) -> Site:
-    """Return the site with other variables."""
-    changed = {**site.project.environment, **environment}
-    return Site(Project(site.project.folder, environment=changed), site.name, site.pool)
-
-
 def behind(site: Site, socket: Path) -> Site:
     """Return the site with another libvirt."""
     uri = f"qemu+unix:///system?socket={socket}"
-    return beside(site, INVOKE_VAGRANT_KIWI_LIBVIRT_URI=uri)
+    return replace(site, project=site.project.beside(INVOKE_VAGRANT_KIWI_LIBVIRT_URI=uri))
 
 
 def test_without_libvirt_nothing_is_said_to_be_good_or_gone(site: Site) -> None:
@@ -210,8 +204,8 @@ def test_without_libvirt_nothing_is_said_to_be_good_or_gone(site: Site) -> None:
     assert "warning: libvirt cannot be asked" in listed.errors
     # It lies in the cache; who uses it is not known, so it stays.
     assert [row["name"] for row in listed.json["boxes"] if row["installed"]] == [site.name]
-    nowhere = "unix:///nowhere.sock"
-    pruned = beside(dead, DOCKER_HOST=nowhere).project.run("box-prune", "--json")
+    nowhere = dead.project.beside(DOCKER_HOST="unix:///nowhere.sock")
+    pruned = nowhere.run("box-prune", "--json")
     assert pruned.status == 0, pruned.errors
     assert "boxes for libvirt stay" in pruned.errors
     assert (site.volumes(), len(site.versions())) == ([volume], 1)
@@ -247,7 +241,7 @@ def test_after_an_import_killed_while_vagrant_adds_the_next_one_succeeds(site: S
         f'exec {shutil.which("vagrant")} "$@"\n'
     )
     (programs / "vagrant").chmod(0o755)
-    running = beside(site, PATH=f"{programs}:{os.environ['PATH']}").project.start(
+    running = site.project.beside(PATH=f"{programs}:{os.environ['PATH']}").start(
         "box-add", f"--name={site.name}", f"--file={file}", "--provider=libvirt"
     )
     wait_until(started.exists, what="Vagrant runs")
@@ -300,7 +294,7 @@ def test_a_box_that_a_build_holds_stays_although_there_is_no_guest(site: Site) -
     half = cache / "libvirt" / site.name / "1.20200101000000.1"
     half.mkdir()
     (half / f"{site.name}.box").write_bytes(bytes(5000))
-    nowhere = beside(site, DOCKER_HOST="unix:///nowhere.sock").project
+    nowhere = site.project.beside(DOCKER_HOST="unix:///nowhere.sock")
     for words in (["--dry-run"], []):
         assert half.exists()
         pruned = nowhere.run("box-prune", "--json", *words)
