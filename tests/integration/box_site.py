@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ def saved(client: docker.DockerClient, data: bytes, name: str) -> bytes:
         return b"".join(client.images.get(name).save(named=name))
     finally:
         client.images.remove(name)
+
+
+@contextlib.contextmanager
+def no_image_left(
+    client: docker.DockerClient, names: Callable[[], Iterable[str]]
+) -> Iterator[None]:
+    """See that no image is left of the body.
+
+    Args:
+        names: returns the names of images that are removed first.
+    """
+    before = set(client.api.images(all=True, quiet=True))
+    yield
+    for name in names():
+        client.images.remove(name, force=True)
+    assert set(client.api.images(all=True, quiet=True)) <= before
 
 
 def offer(

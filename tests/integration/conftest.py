@@ -12,7 +12,7 @@ import docker
 import pytest
 
 from tests.integration import host
-from tests.integration.box_site import Site
+from tests.integration.box_site import Site, no_image_left
 from tests.integration.cli import Project
 from tests.integration.http_files import FileServer, serving
 from vagrant_kiwi import docker_api, keys, settings
@@ -116,8 +116,5 @@ def site(tmp_path: Path, docker_client: docker.DockerClient) -> Iterator[Site]:
     cache = tmp_path / "cache"
     project = Project(tmp_path, environment={"XDG_CACHE_HOME": str(cache), "no_proxy": "127.0.0.1"})
     made = Site(project, f"vk-test-{uuid.uuid4().hex[:8]}", cache / "vagrant-kiwi", docker_client)
-    before = set(docker_client.api.images(all=True, quiet=True))
-    yield made
-    for tag in made.images():
-        docker_client.images.remove(tag, force=True)
-    assert set(docker_client.api.images(all=True, quiet=True)) <= before
+    with no_image_left(docker_client, made.images):
+        yield made

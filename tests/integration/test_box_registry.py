@@ -12,7 +12,7 @@ import docker
 import docker.errors
 import pytest
 
-from tests.integration.box_site import offer
+from tests.integration.box_site import no_image_left, offer
 from tests.integration.cli import Finished, Project, finish
 from tests.integration.halting_proxy import halting
 from tests.integration.registry import PASSWORD, USER, free_port, log_in, registry
@@ -47,14 +47,13 @@ def publish(client: docker.DockerClient, place: str) -> str:
 @pytest.fixture
 def name(docker_client: docker.DockerClient) -> Iterator[str]:
     """Yield a name for a box that nobody else has; at the end no image is left of the test."""
-    before = set(docker_client.api.images(all=True, quiet=True))
     made = f"vk-test-{uuid.uuid4().hex[:8]}"
-    yield made
-    for entry in docker_client.images.list():
-        for tag in entry.tags:
-            if made in tag:
-                docker_client.images.remove(tag, force=True)
-    assert set(docker_client.api.images(all=True, quiet=True)) <= before
+
+    def names() -> list[str]:
+        return [tag for one in docker_client.images.list() for tag in one.tags if made in tag]
+
+    with no_image_left(docker_client, names):
+        yield made
 
 
 def user(folder: Path, *, config: str = "docker") -> Project:
