@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -68,19 +69,20 @@ def copy(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
 @pytest.fixture(scope="session")
 def box(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Have the build box, and return its image."""
-    return _made(Project(tmp_path_factory.mktemp("box")))
+    return str(have_box(tmp_path_factory.mktemp("box"))["image"])
 
 
 @pytest.fixture(scope="session")
 def trixie_box(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Have the build box for Debian trixie, and return its image."""
-    return _made(Project(tmp_path_factory.mktemp("box")), "--name=debian-trixie")
+    return str(have_box(tmp_path_factory.mktemp("box"), "--name=debian-trixie")["image"])
 
 
-def _made(project: Project, *words: str) -> str:
-    done = project.run("box-add", "--json", *words, timeout=3600)
+def have_box(folder: Path, *words: str) -> dict[str, Any]:
+    """Have a build box, which is made if it is not there, and return what is said of it."""
+    done = Project(folder).run("box-add", "--json", *words, timeout=3600)
     assert done.status == 0, done.errors
-    return str(done.json["image"])
+    return done.json
 
 
 @pytest.fixture

@@ -21,14 +21,10 @@ import pytest
 from tests.integration.cli import Finished, Project, finish, wait_until
 from tests.integration.halting_proxy import halting
 from tests.integration.http_files import serving
+from tests.integration.machines.conftest import box_disk, overlay_on
 from vagrant_kiwi import box_use
 
 pytestmark = pytest.mark.usefixtures("machines_unchanged")
-
-OVERLAY = """<volume><name>{name}</name><capacity>1048576</capacity>
-<target><format type='qcow2'/></target>
-<backingStore><path>{backing}</path><format type='qcow2'/></backingStore></volume>"""
-
 
 #: libvirt's own, where it listens; a person's may be elsewhere.
 SOCKET = Path("/var/run/libvirt/libvirt-sock")
@@ -70,22 +66,7 @@ class Site:
         """Make a small box, each time with other bytes."""
         folder = self.project.folder / uuid.uuid4().hex
         folder.mkdir()
-        (folder / "raw").write_bytes(uuid.uuid4().bytes * 2**16)
-        command = ["qemu-img", "convert", "-q", "-O", "qcow2", "raw", "box.img"]
-        if backing:
-            command = [
-                "qemu-img",
-                "create",
-                "-q",
-                "-f",
-                "qcow2",
-                "-b",
-                "raw",
-                "-F",
-                "raw",
-                "box.img",
-            ]
-        subprocess.run(command, cwd=folder, check=True)
+        box_disk(folder, backing=backing)
         usual = {"provider": "libvirt", "format": "qcow2", "virtual_size": 1}
         (folder / "metadata.json").write_text(json.dumps(metadata or usual))
         file = folder.with_suffix(".box")
@@ -131,9 +112,8 @@ def test_a_box_is_imported_listed_replaced_and_removed(site: Site) -> None:
     assert [one["version"] for one in site.versions()] == [done.json["version"]]
 
     # A guest on the first one; then the box is replaced.
-    backing = site.pool.storageVolLookupByName(volume).path()
     name = f"{site.name}-overlay.img"
-    overlay = site.pool.createXML(OVERLAY.format(name=name, backing=backing), 0)
+    overlay = overlay_on(site.pool.storageVolLookupByName(volume), name)
     second = site.add(f"--file={site.box()}")
     assert second.status == 0, second.errors
     assert second.json["version"] != done.json["version"]
