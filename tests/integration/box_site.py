@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
+import contextlib
 import json
-import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,13 @@ import docker
 
 from tests.integration.cli import Finished, Project
 from tests.integration.http_files import FileServer
+from tests.unit.archives import Entry, folder, sha256, tar
 
 
-def tree(*more: tarfile.TarInfo, content: bytes = b"") -> bytes:
+def tree(*more: Entry, content: bytes = b"") -> bytes:
     """Return a tar archive that looks like a root file system, with more members."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for name in ("etc", "usr", "usr/bin"):
-            folder = tarfile.TarInfo(name)
-            folder.type = tarfile.DIRTYPE
-            folder.mode = 0o755
-            tar.addfile(folder)
-        file = tarfile.TarInfo("etc/hostname")
-        file.size = len(content)
-        tar.addfile(file, io.BytesIO(content))
-        for member in more:
-            tar.addfile(member, io.BytesIO(bytes(member.size)))
-    return stream.getvalue()
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    folders = (folder("etc"), folder("usr"), folder("usr/bin"))
+    return tar(*folders, Entry("etc/hostname", content), *more)
 
 
 @dataclass
@@ -59,9 +44,9 @@ class Site:
         path.write_bytes(data)
         return path
 
-    def row(self, name: str | None = None, provider: str = "docker") -> dict[str, Any]:
+    def row(self, name: str | None = None) -> dict[str, Any]:
         """Return what box-list says of a box."""
-        done = self.project.run("box-list", f"--provider={provider}", "--json")
+        done = self.project.run("box-list", "--provider=docker", "--json")
         assert done.status == 0, done.errors
         rows = [one for one in done.json["boxes"] if one["name"] == (name or self.name)]
         assert len(rows) == 1
@@ -78,15 +63,48 @@ def saved(client: docker.DockerClient, data: bytes, name: str) -> bytes:
         client.images.remove(name)
 
 
+@contextlib.contextmanager
+def no_image_left(
+    client: docker.DockerClient, names: Callable[[], Iterable[str]]
+) -> Iterator[None]:
+    """See that no image is left of the body.
+
+    Args:
+        names: returns the names of images that are removed first.
+    """
+    before = set(client.api.images(all=True, quiet=True))
+    yield
+    for name in names():
+        client.images.remove(name, force=True)
+    assert set(client.api.images(all=True, quiet=True)) <= before
+
+
+def offer(
+    project: Project,
+    name: str,
+    source: Mapping[str, object],
+    *,
+    managers: Sequence[str] = (),
+    **settings: object,
+) -> None:
+    """Let a project have a catalogue of one box.
+
+    Args:
+        managers: package managers of the descriptions that the box builds.
+        settings: of the project, besides its catalogue.
+    """
+    entry = {
+        "name": name,
+        "about": "a box of the site",
+        "package_managers": managers,
+        "sources": [source],
+    }
+    (project.folder / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
+    project.settings(catalogs=["boxes.yaml"], **settings)
+
+
 def catalogue(site: Site, server: FileServer, data: bytes, **more: Any) -> None:
     """Let the site's catalogue offer an archive."""
     url = server.put(f"/{sha256(data)[:8]}.tar", data)
     source = {"provider": "docker", "url": url, "sha256": sha256(data), "size": len(data), **more}
-    entry = {
-        "name": site.name,
-        "about": "a box of the site",
-        "package_managers": ["zypper"],
-        "sources": [source],
-    }
-    (site.project.folder / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
-    site.project.settings(catalogs=["boxes.yaml"], mirrors="off")
+    offer(site.project, site.name, source, managers=["zypper"], mirrors="off")

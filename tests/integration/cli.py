@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ class Project:
     folder: Path
     python: Sequence[str] = (sys.executable,)
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    def beside(self, **variables: str) -> Project:
+        """Return the same project with more in its environment."""
+        return replace(self, environment={**self.environment, **variables})
 
     def settings(self, **values: object) -> None:
         """Write the project's invoke.yaml; JSON is YAML."""

@@ -7,12 +7,13 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
 
 from tests.integration import host
-from tests.integration.box_site import Site
+from tests.integration.box_site import Site, no_image_left
 from tests.integration.cli import Project
 from tests.integration.http_files import FileServer, serving
 from vagrant_kiwi import docker_api, keys, settings
@@ -68,19 +69,20 @@ def copy(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Path:
 @pytest.fixture(scope="session")
 def box(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Have the build box, and return its image."""
-    return _made(Project(tmp_path_factory.mktemp("box")))
+    return str(have_box(tmp_path_factory.mktemp("box"))["image"])
 
 
 @pytest.fixture(scope="session")
 def trixie_box(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Have the build box for Debian trixie, and return its image."""
-    return _made(Project(tmp_path_factory.mktemp("box")), "--name=debian-trixie")
+    return str(have_box(tmp_path_factory.mktemp("box"), "--name=debian-trixie")["image"])
 
 
-def _made(project: Project, *words: str) -> str:
-    done = project.run("box-add", "--json", *words, timeout=3600)
+def have_box(folder: Path, *words: str) -> dict[str, Any]:
+    """Have a build box, which is made if it is not there, and return what is said of it."""
+    done = Project(folder).run("box-add", "--json", *words, timeout=3600)
     assert done.status == 0, done.errors
-    return str(done.json["image"])
+    return done.json
 
 
 @pytest.fixture
@@ -116,8 +118,5 @@ def site(tmp_path: Path, docker_client: docker.DockerClient) -> Iterator[Site]:
     cache = tmp_path / "cache"
     project = Project(tmp_path, environment={"XDG_CACHE_HOME": str(cache), "no_proxy": "127.0.0.1"})
     made = Site(project, f"vk-test-{uuid.uuid4().hex[:8]}", cache / "vagrant-kiwi", docker_client)
-    before = set(docker_client.api.images(all=True, quiet=True))
-    yield made
-    for tag in made.images():
-        docker_client.images.remove(tag, force=True)
-    assert set(docker_client.api.images(all=True, quiet=True)) <= before
+    with no_image_left(docker_client, made.images):
+        yield made

@@ -13,13 +13,14 @@ import email.utils
 import hashlib
 import http.server
 import re
-import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.integration.registry import free_port
 
 #: Seconds after which the server lets go of whatever a test holds: a test that fails ends, too.
 _LONGEST = 60.0
@@ -301,6 +302,4 @@ def _headers(usual: Mapping[str, str], trick: Trick) -> dict[str, str]:
 
 def gone(server: FileServer) -> str:
     """Return the URL of a port where nobody listens, on the host of a server."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    return f"{server.url.rpartition(':')[0]}:{port}"
+    return f"{server.url.rpartition(':')[0]}:{free_port()}"

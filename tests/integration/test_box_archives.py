@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import hashlib
 import io
 import json
 import os
 import tarfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
 import pytest
 
 from tests.integration.registry import PASSWORD, free_port, log_in, registry
+from tests.unit.archives import sha256, tar_of
 from vagrant_kiwi import box_archive, box_archive_streams, docker_api, docker_stream
 from vagrant_kiwi.deadline import Deadline
 
@@ -27,17 +27,6 @@ ROOM = 1 << 30
 def soon() -> Deadline:
     """Return when a call must be done."""
     return Deadline.after(60, what="A call of the tests")
-
-
-def tar_of(files: Mapping[str, bytes]) -> bytes:
-    """Return a tar archive of some files."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    return stream.getvalue()
 
 
 @pytest.fixture
@@ -110,7 +99,7 @@ def as_today(data: bytes) -> bytes:
     entries = [
         {
             "mediaType": f"application/vnd.oci.image.{kind}",
-            "digest": f"sha256:{hashlib.sha256(blob).hexdigest()}",
+            "digest": f"sha256:{sha256(blob)}",
             "size": len(blob),
         }
         for kind, blob in zip(kinds, blobs, strict=True)
@@ -122,7 +111,7 @@ def as_today(data: bytes) -> bytes:
         "layers": entries[1:],
     }
     blobs.append(json.dumps(manifest).encode())
-    digests = [hashlib.sha256(blob).hexdigest() for blob in blobs]
+    digests = [sha256(blob) for blob in blobs]
     (name,) = saved["RepoTags"]
     index = {
         "schemaVersion": 2,

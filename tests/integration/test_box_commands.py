@@ -12,15 +12,15 @@ import tarfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import docker.errors
 import pytest
 
-from tests.integration.box_site import Site, catalogue, saved, sha256, tree
+from tests.integration.box_site import Site, catalogue, saved, tree
 from tests.integration.cli import Finished, finish, wait_until
 from tests.integration.http_files import FileServer, Trick
 from tests.integration.stand_in import BUSY, STAND_IN, describe, start_busy
+from tests.unit.archives import Entry, hard_link, sha256
 
 # --- import -----------------------------------------------------------------------------------
 
@@ -131,30 +131,24 @@ def test_a_signed_box(site: Site, server: FileServer) -> None:
         subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, **more: Any) -> tarfile.TarInfo:
-    made = tarfile.TarInfo(name)
-    made.type = kind
-    for key, value in more.items():
-        setattr(made, key, value)
-    return made
-
-
 @pytest.mark.parametrize(
-    "data",
+    "make",
     [
-        tree(member("../outside", size=4)),
-        tree(member("/tmp/vk-outside", size=4)),
-        tree(member("etc/x", tarfile.LNKTYPE, linkname="/etc/passwd")),
-        tree(member("dev/sda", tarfile.BLKTYPE, devmajor=8)),
-        gzip.compress(tree(member("bomb", size=600 << 20)), 1),
-        tree(content=bytes(2000))[:2048],
-        lzma.compress(tree(content=bytes(2000)))[:-20],
-        b"no archive at all",
+        lambda: tree(Entry("../outside", bytes(4))),
+        lambda: tree(Entry("/tmp/vk-outside", bytes(4))),
+        lambda: tree(hard_link("etc/x", "/etc/passwd")),
+        lambda: tree(Entry("dev/sda", kind=tarfile.BLKTYPE, device=(8, 0))),
+        lambda: gzip.compress(tree(Entry("bomb", bytes(600 << 20))), 1),
+        lambda: tree(content=bytes(2000))[:2048],
+        lambda: lzma.compress(tree(content=bytes(2000)))[:-20],
+        lambda: b"no archive at all",
     ],
     ids=["dot-dot", "absolute", "link", "device", "bomb", "cut", "cut-xz", "none"],
 )
-def test_a_dangerous_archive_is_5_before_docker_sees_it(site: Site, data: bytes) -> None:
-    done = site.add(f"--file={site.file(data)}")
+def test_a_dangerous_archive_is_5_before_docker_sees_it(
+    site: Site, make: Callable[[], bytes]
+) -> None:
+    done = site.add(f"--file={site.file(make())}")
     assert done.status == 5, done.errors
     assert site.images() == []
     assert not Path("/tmp/vk-outside").exists()

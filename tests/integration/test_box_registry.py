@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-import tarfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +12,11 @@ import docker
 import docker.errors
 import pytest
 
+from tests.integration.box_site import no_image_left, offer
 from tests.integration.cli import Finished, Project, finish
 from tests.integration.halting_proxy import halting
 from tests.integration.registry import PASSWORD, USER, free_port, log_in, registry
+from tests.unit.archives import Entry, tar
 
 #: A password that the registry refuses.
 WRONG = "w%ong h0rse"
@@ -29,26 +29,31 @@ def encoded(text: str) -> str:
 
 def image(client: docker.DockerClient, name: str) -> str:
     """Make a small image, each time with other bytes, and return its id."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        member = tarfile.TarInfo(f"etc/{uuid.uuid4().hex}")
-        tar.addfile(member, io.BytesIO())
+    data = tar(Entry(f"etc/{uuid.uuid4().hex}"))
     repository, _, tag = name.rpartition(":")
-    client.api.import_image_from_data(stream.getvalue(), repository=repository, tag=tag)
+    client.api.import_image_from_data(data, repository=repository, tag=tag)
     return str(client.images.get(name).id)
+
+
+def publish(client: docker.DockerClient, place: str) -> str:
+    """Push another image, as if somebody else did it, and return its digest."""
+    image(client, place)
+    client.images.push(place)
+    digest = str(client.images.get_registry_data(place).id)
+    client.images.remove(place)
+    return digest.removeprefix("sha256:")
 
 
 @pytest.fixture
 def name(docker_client: docker.DockerClient) -> Iterator[str]:
     """Yield a name for a box that nobody else has; at the end no image is left of the test."""
-    before = set(docker_client.api.images(all=True, quiet=True))
     made = f"vk-test-{uuid.uuid4().hex[:8]}"
-    yield made
-    for entry in docker_client.images.list():
-        for tag in entry.tags:
-            if made in tag:
-                docker_client.images.remove(tag, force=True)
-    assert set(docker_client.api.images(all=True, quiet=True)) <= before
+
+    def names() -> list[str]:
+        return [tag for one in docker_client.images.list() for tag in one.tags if made in tag]
+
+    with no_image_left(docker_client, names):
+        yield made
 
 
 def user(folder: Path, *, config: str = "docker") -> Project:
@@ -65,6 +70,14 @@ def user(folder: Path, *, config: str = "docker") -> Project:
 
 def add(project: Project, name: str, *words: str) -> Finished:
     return project.run("box-add", f"--name={name}", "--json", *words)
+
+
+def add_fresh(client: docker.DockerClient, project: Project, name: str, source: str) -> Finished:
+    """Add a box that nothing but its own name refers to."""
+    image(client, source)
+    added = add(project, name, f"--image={source}")
+    client.images.remove(source)
+    return added
 
 
 def test_a_box_is_pushed_with_the_users_login_and_had_by_its_digest(
@@ -151,22 +164,11 @@ def test_a_box_of_the_catalogue_that_is_an_image_is_updated(
     place = f"127.0.0.1:{port}/team/{name}:1"
     project = user(tmp_path)
 
-    def publish() -> str:
-        """Push another image, as if somebody else did it, and return its digest."""
-        image(docker_client, place)
-        docker_client.images.push(place)
-        digest = str(docker_client.images.get_registry_data(place).id)
-        docker_client.images.remove(place)
-        pin = {"sha256": digest.removeprefix("sha256:")} if pinned else {}
-        entry = {
-            "name": name,
-            "about": "a box of the site",
-            "package_managers": ["dnf5"],
-            "sources": [{"provider": "docker", "image": place, **pin}],
-        }
-        (tmp_path / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
-        project.settings(catalogs=["boxes.yaml"])
-        return digest.removeprefix("sha256:")
+    def offer_another() -> str:
+        digest = publish(docker_client, place)
+        pin = {"sha256": digest} if pinned else {}
+        offer(project, name, {"provider": "docker", "image": place, **pin}, managers=["dnf5"])
+        return digest
 
     def update() -> tuple[list[str], list[str]]:
         done = project.run("box-update", f"--name={name}", "--provider=docker", "--json")
@@ -182,7 +184,7 @@ def test_a_box_of_the_catalogue_that_is_an_image_is_updated(
         return [(one["digest"], one["outdated"]) for one in row["installed"]]
 
     with registry(tmp_path, port):
-        first = publish()
+        first = offer_another()
         assert project.run("box-update", f"--name={name}").status == 5, "it is not installed"
         added = add(project, name)
         assert added.status == 0, added.errors
@@ -190,7 +192,7 @@ def test_a_box_of_the_catalogue_that_is_an_image_is_updated(
         assert installed() == [(first, False)]
         assert update() == ([], [name])
         # An image of the user's own that has the name by now, and was never pushed.
-        second = publish()
+        second = offer_another()
         mine = image(docker_client, place)
         assert installed() == [(first, pinned)], "a pin in the catalogue tells without asking"
         assert update() == ([name], [])
@@ -206,9 +208,7 @@ def test_a_push_that_was_killed_leaves_no_name_behind(
     docker_client: docker.DockerClient, name: str, tmp_path: Path
 ) -> None:
     project = user(tmp_path)
-    image(docker_client, f"{name}-source:1")
-    added = add(project, name, f"--image={name}-source:1")
-    docker_client.images.remove(f"{name}-source:1")
+    added = add_fresh(docker_client, project, name, f"{name}-source:1")
     box = docker_client.images.get(added.json["image"])
     port = free_port()
     # The registry has been asked what it has, and the first layer is on its way.
@@ -226,9 +226,7 @@ def test_a_push_that_was_killed_leaves_no_name_behind(
         pruned = project.run("box-prune", "--dry-run", "--json")
         assert f"{place} of a broken push" in [one["what"] for one in pruned.json["boxes"]]
         # Another version is pushed by that name, which is still the older one's here.
-        image(docker_client, f"{name}-newer:1")
-        added = add(project, name, f"--image={name}-newer:1")
-        docker_client.images.remove(f"{name}-newer:1")
+        added = add_fresh(docker_client, project, name, f"{name}-newer:1")
         box = docker_client.images.get(added.json["image"])
         done = project.run(*push)
         assert done.status == 0, done.errors
@@ -255,9 +253,7 @@ def test_a_name_of_the_users_own_stays_after_a_push(
     docker_client: docker.DockerClient, name: str, tmp_path: Path
 ) -> None:
     project = user(tmp_path)
-    image(docker_client, f"{name}-source:1")
-    added = add(project, name, f"--image={name}-source:1")
-    docker_client.images.remove(f"{name}-source:1")
+    added = add_fresh(docker_client, project, name, f"{name}-source:1")
     port = free_port()
     place = f"127.0.0.1:{port}/team/{name}:1"
     docker_client.images.get(added.json["image"]).tag(place)
@@ -273,24 +269,15 @@ def test_an_image_of_the_catalogue_is_asked_for_anew_by_force(
     port = free_port()
     place = f"127.0.0.1:{port}/team/{name}:1"
     project = user(tmp_path)
-    entry = {
-        "name": name,
-        "about": "a box of the site",
-        "sources": [{"provider": "docker", "image": place}],
-    }
-    (tmp_path / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
-    project.settings(catalogs=["boxes.yaml"])
+    offer(project, name, {"provider": "docker", "image": place})
     found = []
     with registry(tmp_path, port):
         for words in ((), (), ("--force",)):
             # Each time somebody else has pushed another one meanwhile.
-            image(docker_client, place)
-            docker_client.images.push(place)
-            pushed = str(docker_client.images.get_registry_data(place).id)
-            docker_client.images.remove(place)
+            pushed = publish(docker_client, place)
             done = add(project, name, *words)
             assert done.status == 0, done.errors
-            found.append((done.json["digest"], pushed.removeprefix("sha256:")))
+            found.append((done.json["digest"], pushed))
     (first, pushed), (second, _), (third, newest) = found
     assert first == second == pushed, "without it, the registry is not asked"
     assert third == newest

@@ -19,29 +19,23 @@ import docker.errors
 import pytest
 from filelock import FileLock
 
-from tests.integration.box_site import Site, catalogue, saved, sha256, tree
-from tests.integration.cli import CHECKOUT, Project, finish, wait_until
+from tests.integration.box_site import Site, catalogue, offer, saved, tree
+from tests.integration.cli import CHECKOUT, finish, wait_until
 from tests.integration.halting_proxy import halting
 from tests.integration.http_files import FileServer, Trick
 from tests.integration.stand_in import describe
+from tests.unit.archives import sha256
 from vagrant_kiwi import box_recipe, box_wheels
 
 #: Where Docker's client finds the daemon if nothing else is said.
 DOCKER = Path(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
 
 
-def with_docker(site: Site, host: str) -> Project:
-    """Return the site's project with another Docker."""
-    return Project(
-        site.project.folder, environment={**site.project.environment, "DOCKER_HOST": host}
-    )
-
-
 # --- no daemon --------------------------------------------------------------------------------
 
 
 def test_without_docker_nothing_is_said_to_be_good_or_gone(site: Site) -> None:
-    dead = with_docker(site, "unix:///nowhere.sock")
+    dead = site.project.beside(DOCKER_HOST="unix:///nowhere.sock")
     for words in (
         ("box-remove", site.name),
         ("box-remove", site.name, "--provider=docker"),
@@ -164,7 +158,7 @@ def test_after_a_killed_update_the_next_one_succeeds(site: Site, server: FileSer
     assert site.images() == [old], "builds go on with it"
 
     with halting(DOCKER, b"DELETE /v") as proxy:
-        running = with_docker(site, f"unix://{proxy.path}").start(*update)
+        running = site.project.beside(DOCKER_HOST=f"unix://{proxy.path}").start(*update)
         proxy.wait_for_halt()
         running.kill()
         finish(running)
@@ -185,7 +179,9 @@ def test_after_a_killed_update_the_next_one_succeeds(site: Site, server: FileSer
 def test_after_a_killed_removal_the_box_is_whole_and_the_next_one_succeeds(site: Site) -> None:
     added = site.add(f"--file={site.file(tree())}")
     with halting(DOCKER, b"DELETE /v") as proxy:
-        running = with_docker(site, f"unix://{proxy.path}").start("box-remove", site.name)
+        running = site.project.beside(DOCKER_HOST=f"unix://{proxy.path}").start(
+            "box-remove", site.name
+        )
         proxy.wait_for_halt()
         running.kill()
         finish(running)
@@ -333,10 +329,7 @@ def test_boxes_for_docker_direct_do_without_vagrant(site: Site, server: FileServ
             link.unlink(missing_ok=True)
             link.symlink_to(path)
     (programs / "vagrant").unlink()
-    project = Project(
-        site.project.folder,
-        environment={**site.project.environment, "PATH": str(programs)},
-    )
+    project = site.project.beside(PATH=str(programs))
     assert shutil.which("vagrant", path=str(programs)) is None
     for number in (1, 2):
         catalogue(site, server, tree(content=b"%d" % number), version=str(number))
@@ -371,7 +364,7 @@ def test_prune_finds_what_was_left_and_nothing_that_is_needed(site: Site) -> Non
     lock = copy.with_name(f"{copy.name}.lock")
     lock.touch()
     # Not those of the tests that run beside these.
-    dead = with_docker(site, "unix:///nowhere.sock")
+    dead = site.project.beside(DOCKER_HOST="unix:///nowhere.sock")
     dry = dead.run("box-prune", "--dry-run", "--json")
     assert dry.status == 0, dry.errors
     assert sorted(one["what"] for one in dry.json["boxes"]) == sorted([str(old), str(copy)])
@@ -412,13 +405,7 @@ def test_what_is_damaged_is_shown_beside_the_others_and_can_be_removed(site: Sit
         changes=[f"LABEL vagrant-kiwi.box={old}"],
     )
     try:
-        entry = {
-            "name": site.name,
-            "about": "a box whose recipe is gone",
-            "sources": [{"provider": "docker", "recipe": f"gone/{site.name}"}],
-        }
-        (site.project.folder / "boxes.yaml").write_text(json.dumps({"boxes": [entry]}))
-        site.project.settings(catalogs=["boxes.yaml"])
+        offer(site.project, site.name, {"provider": "docker", "recipe": f"gone/{site.name}"})
         listed = site.project.run("box-list", "--provider=docker")
         assert listed.status == 0, listed.errors
         states = {line.split()[0]: line for line in listed.output.splitlines()}

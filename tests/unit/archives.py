@@ -30,7 +30,7 @@ ROOM = 1 << 40
 
 @dataclass(frozen=True)
 class Entry:
-    """A member of an archive; ``header`` are fields of its TarInfo."""
+    """A member of an archive; ``pax`` are fields of its extended header."""
 
     name: str
     content: bytes = b""
@@ -53,6 +53,11 @@ def tar(*entries: Entry, form: int = tarfile.PAX_FORMAT) -> bytes:
             info.pax_headers = dict(entry.pax or {})
             archive.addfile(info, io.BytesIO(entry.content))
     return stream.getvalue()
+
+
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    """Return a tar archive of some files."""
+    return tar(*(Entry(name, content) for name, content in files.items()))
 
 
 def without_end(data: bytes) -> bytes:

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import random
-import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
@@ -16,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit import archives
-from tests.unit.archives import PACKERS, damaged
+from tests.unit.archives import PACKERS, Entry, damaged
 from tests.unit.test_box_verify import key_line
 from vagrant_kiwi import box_look_docker, tar_scan
 from vagrant_kiwi.box_verify import Look
@@ -30,21 +29,20 @@ KEY = "etc/ssh/ssh_host_rsa_key"
 Files = Mapping[str, str | bytes | None]
 
 
-def tar(files: Mapping[str, str | bytes | None], *, format: int = tarfile.PAX_FORMAT) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w", format=format) as archive:
-        for name, text in files.items():
-            entry = tarfile.TarInfo(name)
-            data = text.encode() if isinstance(text, str) else text
-            if data is None:
-                entry.type = tarfile.DIRTYPE
-            elif data.startswith((b"-> ", b"=> ")):
-                entry.type = tarfile.SYMTYPE if data.startswith(b"->") else tarfile.LNKTYPE
-                entry.linkname = data[3:].decode()
-            else:
-                entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data or b""))
-    return made.getvalue()
+def tar(files: Files) -> bytes:
+    return archives.tar(*(entry(name, text) for name, text in files.items()))
+
+
+def entry(name: str, text: str | bytes | None) -> Entry:
+    """Return the member for a file as ``Files`` has it."""
+    if text is None:
+        return archives.folder(name)
+    data = text.encode() if isinstance(text, str) else text
+    if data.startswith(b"-> "):
+        return archives.symlink(name, data[3:].decode())
+    if data.startswith(b"=> "):
+        return archives.hard_link(name, data[3:].decode())
+    return Entry(name, data)
 
 
 def old(layers: Sequence[bytes]) -> bytes:
@@ -324,11 +322,7 @@ def test_what_is_no_whole_archive_is_5(archive: bytes) -> None:
 
 
 def test_headers_without_end_are_not_kept_in_memory() -> None:
-    entry = tarfile.TarInfo("a")
-    entry.pax_headers = {"comment": "x" * 2**22}
-    bomb = io.BytesIO()
-    with tarfile.open(fileobj=bomb, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        archive.addfile(entry)
+    bomb = archives.tar(Entry("a", pax={"comment": "x" * 2**22}))
 
     class Source(io.BytesIO):
         asked = 0
@@ -338,12 +332,12 @@ def test_headers_without_end_are_not_kept_in_memory() -> None:
             self.asked += size
             return super().read(size)
 
-    source = Source(bomb.getvalue())
+    source = Source(bomb)
     with pytest.raises(ArchiveError, match="headers are larger than 1048576 bytes"):
         list(tar_scan.members(source, Budget(), most=9, headers=2**20))
     assert 0 < source.asked < 2**20
 
-    found = box_look_docker.look_archive([oci([bomb.getvalue()])], log=lambda _: None)
+    found = box_look_docker.look_archive([oci([bomb])], log=lambda _: None)
     assert found.unread == ("layer 1: a member's headers are larger than 1048576 bytes",)
 
 

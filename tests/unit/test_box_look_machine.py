@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import shutil
 import tarfile
@@ -16,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.archives import PACKERS, damaged, qcow2
+from tests.unit.archives import PACKERS, damaged, qcow2, tar_of
 from tests.unit.box_fakes import Scripted, soon
 from vagrant_kiwi import box_look_machine
 from vagrant_kiwi.box_look_machine import Part, combine, look_machine
@@ -26,16 +25,6 @@ from vagrant_kiwi.errors import BoxError, PhaseTimeoutError, PreflightError
 from vagrant_kiwi.process import CommandResult
 
 MIB = 2**20
-
-
-def tar(files: Mapping[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as archive:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return made.getvalue()
 
 
 @pytest.fixture
@@ -99,7 +88,7 @@ def test_a_disk_is_found_by_its_first_bytes(
     btrfs = bytes(0x10040) + b"_BHRfS_M" + bytes(100)
     qemu_img = QemuImg(btrfs)
     first, second = qcow2() + b"first" * 999, qcow2() + b"second"
-    box = tar({"box.img": first, "metadata.json": b"{}", "Vagrantfile": b"", "other": second})
+    box = tar_of({"box.img": first, "metadata.json": b"{}", "Vagrantfile": b"", "other": second})
     found = look_at(pack(box), qemu_img)
     assert found == Look(unread=("the disk: btrfs", "disk 2, the disk: btrfs"))
     assert qemu_img.seen == [first, second]
@@ -133,7 +122,7 @@ def test_snapshots_are_said(look_at: Callable[..., Look]) -> None:
         (qcow2()[:40], "header is cut off"),
     ],
 )
-@pytest.mark.parametrize("pack", [bytes, lambda disk: tar({"box.img": disk})])
+@pytest.mark.parametrize("pack", [bytes, lambda disk: tar_of({"box.img": disk})])
 def test_a_disk_that_does_not_stand_alone_is_opened_by_no_program(
     look_at: Callable[..., Look], header: bytes, why: str, pack: Callable[[bytes], bytes]
 ) -> None:
@@ -147,7 +136,7 @@ def test_the_bits_of_version_3_mean_nothing_in_version_2(look_at: Callable[..., 
     assert look_at(qcow2(version=2, features=0xFF), QemuImg(b"", b"[]")).unread
 
 
-BOX = tar({"metadata.json": b"{}", "box.img": qcow2() + b"x" * 99_999})
+BOX = tar_of({"metadata.json": b"{}", "box.img": qcow2() + b"x" * 99_999})
 
 
 @pytest.mark.parametrize(
@@ -155,13 +144,13 @@ BOX = tar({"metadata.json": b"{}", "box.img": qcow2() + b"x" * 99_999})
     [
         (b"", "empty file"),
         (b"#!/bin/sh\n" * 100, "invalid header"),
-        (tar({"metadata.json": b"{}"}), "no disk of the format qcow2"),
+        (tar_of({"metadata.json": b"{}"}), "no disk of the format qcow2"),
         (BOX[:20_000], "ends in the middle of a member"),
         (gzip.compress(BOX)[:-10], "compressed data ends too early"),
         (gzip.compress(BOX)[:60] + b"\xff" * 99, "invalid"),
         (gzip.compress(BOX) + b"more", "something follows"),
         (BOX + BOX, "something follows its end"),
-        (tar({"../box.img": qcow2()}), "leads out of the archive"),
+        (tar_of({"../box.img": qcow2()}), "leads out of the archive"),
     ],
 )
 def test_what_is_no_box_is_5(look_at: Callable[..., Look], data: bytes, why: str) -> None:
@@ -180,13 +169,13 @@ def test_what_can_be_done_about_another_compression_is_said(look_at: Callable[..
 
 def test_headers_of_a_box_without_end_are_5(look_at: Callable[..., Look]) -> None:
     with pytest.raises(BoxError) as caught:
-        look_at(gzip.compress(tar({"n" * 2**21: b"", "box.img": qcow2()})))
+        look_at(gzip.compress(tar_of({"n" * 2**21: b"", "box.img": qcow2()})))
     assert "headers are larger than 1048576 bytes" in caught.value.details
 
 
 def test_what_is_no_disk_takes_its_time_too(tmp_path: Path, programs: Mapping[str, str]) -> None:
     file = tmp_path / "x.box"
-    file.write_bytes(tar({"zeros": bytes(MIB)}))
+    file.write_bytes(tar_of({"zeros": bytes(MIB)}))
     with pytest.raises(PhaseTimeoutError):
         look_machine(
             file,
@@ -200,7 +189,7 @@ def test_what_is_no_disk_takes_its_time_too(tmp_path: Path, programs: Mapping[st
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_no_damage_is_a_crash(draw: st.DataObject) -> None:
-    box = damaged(draw, tar({"metadata.json": b"{}", "box.img": qcow2()}))
+    box = damaged(draw, tar_of({"metadata.json": b"{}", "box.img": qcow2()}))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "x.box").write_bytes(box)

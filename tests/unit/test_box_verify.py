@@ -16,10 +16,10 @@ from vagrant_kiwi.box_verify import Look, problems
 from vagrant_kiwi.keys import RSA_LINE, public_line_fingerprint
 
 
-def key_line(comment: str = "joe@example.org", *, kind: str = "ssh-ed25519") -> str:
+def key_line(comment: str = "joe@example.org") -> str:
     """Return a public key's line; another comment, another key."""
-    blob = len(kind).to_bytes(4, "big") + kind.encode() + b"\0\0\0\x20" + comment.encode()[:32]
-    return f"{kind} {base64.b64encode(blob).decode()} {comment}"
+    blob = b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + comment.encode()[:32]
+    return f"ssh-ed25519 {base64.b64encode(blob).decode()} {comment}"
 
 
 def said(look: Look, *, stated_kiwi: str | None = None, allowed: tuple[str, ...] = ()) -> list[str]:

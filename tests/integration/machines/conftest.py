@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from tests.integration import host
 from tests.integration.cli import Project
-from tests.integration.conftest import need
+from tests.integration.conftest import have_box, need
 from tests.integration.stand_in import STAND_IN, describe
 from vagrant_kiwi import libvirt_api
 from vagrant_kiwi.errors import PreflightError
@@ -21,6 +23,28 @@ IMAGE = ("--description=image", "--provider=libvirt")
 
 #: Small, and with one processor: tests with docker guests run beside these.
 SMALL = {"memory": 2048, "cpus": 1}
+
+_OVERLAY = """<volume><name>{name}</name><capacity>1048576</capacity>
+<target><format type='qcow2'/></target>
+<backingStore><path>{backing}</path><format type='qcow2'/></backingStore></volume>"""
+
+
+def overlay_on(backing: libvirt.virStorageVol, name: str) -> libvirt.virStorageVol:
+    """Make a volume on top of a box's, as a guest of it has one."""
+    pool = backing.storagePoolLookupByVolume()
+    return pool.createXML(_OVERLAY.format(name=name, backing=backing.path()), 0)
+
+
+def box_disk(folder: Path, *, backing: bool = False) -> None:
+    """Make box.img in a folder, each time with other bytes.
+
+    Args:
+        backing: make an empty one that refers to a file with the bytes.
+    """
+    # Without zeros, so that half of the file is missing where half was sent.
+    (folder / "raw").write_bytes(uuid.uuid4().bytes * 2**16)
+    how = "create -q -f qcow2 -b raw -F raw" if backing else "convert -q -O qcow2 raw"
+    subprocess.run(["qemu-img", *how.split(), "box.img"], cwd=folder, check=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,11 +67,7 @@ def connection() -> Iterator[libvirt.virConnect]:
 @pytest.fixture(scope="session")
 def machine_box(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Have the box; it is made by KIWI in a docker guest if it is not in the cache."""
-    done = Project(tmp_path_factory.mktemp("box")).run(
-        "box-add", "--provider=libvirt", "--json", timeout=3600
-    )
-    assert done.status == 0, done.errors
-    return done.json
+    return have_box(tmp_path_factory.mktemp("box"), "--provider=libvirt")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,10 @@ import pytest
 from tests.integration.cli import Finished, Project, finish, wait_until
 from tests.integration.halting_proxy import halting
 from tests.integration.http_files import serving
+from tests.integration.machines.conftest import box_disk, overlay_on
 from vagrant_kiwi import box_use
 
 pytestmark = pytest.mark.usefixtures("machines_unchanged")
-
-OVERLAY = """<volume><name>{name}</name><capacity>1048576</capacity>
-<target><format type='qcow2'/></target>
-<backingStore><path>{backing}</path><format type='qcow2'/></backingStore></volume>"""
-
 
 #: libvirt's own, where it listens; a person's may be elsewhere.
 SOCKET = Path("/var/run/libvirt/libvirt-sock")
@@ -70,22 +66,7 @@ class Site:
         """Make a small box, each time with other bytes."""
         folder = self.project.folder / uuid.uuid4().hex
         folder.mkdir()
-        (folder / "raw").write_bytes(uuid.uuid4().bytes * 2**16)
-        command = ["qemu-img", "convert", "-q", "-O", "qcow2", "raw", "box.img"]
-        if backing:
-            command = [
-                "qemu-img",
-                "create",
-                "-q",
-                "-f",
-                "qcow2",
-                "-b",
-                "raw",
-                "-F",
-                "raw",
-                "box.img",
-            ]
-        subprocess.run(command, cwd=folder, check=True)
+        box_disk(folder, backing=backing)
         usual = {"provider": "libvirt", "format": "qcow2", "virtual_size": 1}
         (folder / "metadata.json").write_text(json.dumps(metadata or usual))
         file = folder.with_suffix(".box")
@@ -131,9 +112,8 @@ def test_a_box_is_imported_listed_replaced_and_removed(site: Site) -> None:
     assert [one["version"] for one in site.versions()] == [done.json["version"]]
 
     # A guest on the first one; then the box is replaced.
-    backing = site.pool.storageVolLookupByName(volume).path()
     name = f"{site.name}-overlay.img"
-    overlay = site.pool.createXML(OVERLAY.format(name=name, backing=backing), 0)
+    overlay = overlay_on(site.pool.storageVolLookupByName(volume), name)
     second = site.add(f"--file={site.box()}")
     assert second.status == 0, second.errors
     assert second.json["version"] != done.json["version"]
@@ -146,8 +126,8 @@ def test_a_box_is_imported_listed_replaced_and_removed(site: Site) -> None:
     overlay.delete(0)
 
     # Not those of the tests that run beside these.
-    nowhere = {**site.project.environment, "DOCKER_HOST": "unix:///nowhere.sock"}
-    pruned = Project(site.project.folder, environment=nowhere).run("box-prune", "--json")
+    nowhere = site.project.beside(DOCKER_HOST="unix:///nowhere.sock")
+    pruned = nowhere.run("box-prune", "--json")
     assert pruned.status == 0, pruned.errors
     assert "boxes for docker stay" in pruned.errors
     assert [one["version"] for one in site.versions()] == [second.json["version"]]
@@ -176,16 +156,10 @@ def test_what_is_no_good_box_is_5_and_vagrant_never_sees_it(site: Site) -> None:
 # --- trouble ----------------------------------------------------------------------------------
 
 
-def beside(site: Site, **environment: str) -> Site:
-    """Return the site with other variables."""
-    changed = {**site.project.environment, **environment}
-    return Site(Project(site.project.folder, environment=changed), site.name, site.pool)
-
-
 def behind(site: Site, socket: Path) -> Site:
     """Return the site with another libvirt."""
     uri = f"qemu+unix:///system?socket={socket}"
-    return beside(site, INVOKE_VAGRANT_KIWI_LIBVIRT_URI=uri)
+    return replace(site, project=site.project.beside(INVOKE_VAGRANT_KIWI_LIBVIRT_URI=uri))
 
 
 def test_without_libvirt_nothing_is_said_to_be_good_or_gone(site: Site) -> None:
@@ -210,8 +184,8 @@ def test_without_libvirt_nothing_is_said_to_be_good_or_gone(site: Site) -> None:
     assert "warning: libvirt cannot be asked" in listed.errors
     # It lies in the cache; who uses it is not known, so it stays.
     assert [row["name"] for row in listed.json["boxes"] if row["installed"]] == [site.name]
-    nowhere = "unix:///nowhere.sock"
-    pruned = beside(dead, DOCKER_HOST=nowhere).project.run("box-prune", "--json")
+    nowhere = dead.project.beside(DOCKER_HOST="unix:///nowhere.sock")
+    pruned = nowhere.run("box-prune", "--json")
     assert pruned.status == 0, pruned.errors
     assert "boxes for libvirt stay" in pruned.errors
     assert (site.volumes(), len(site.versions())) == ([volume], 1)
@@ -247,7 +221,7 @@ def test_after_an_import_killed_while_vagrant_adds_the_next_one_succeeds(site: S
         f'exec {shutil.which("vagrant")} "$@"\n'
     )
     (programs / "vagrant").chmod(0o755)
-    running = beside(site, PATH=f"{programs}:{os.environ['PATH']}").project.start(
+    running = site.project.beside(PATH=f"{programs}:{os.environ['PATH']}").start(
         "box-add", f"--name={site.name}", f"--file={file}", "--provider=libvirt"
     )
     wait_until(started.exists, what="Vagrant runs")
@@ -300,7 +274,7 @@ def test_a_box_that_a_build_holds_stays_although_there_is_no_guest(site: Site) -
     half = cache / "libvirt" / site.name / "1.20200101000000.1"
     half.mkdir()
     (half / f"{site.name}.box").write_bytes(bytes(5000))
-    nowhere = beside(site, DOCKER_HOST="unix:///nowhere.sock").project
+    nowhere = site.project.beside(DOCKER_HOST="unix:///nowhere.sock")
     for words in (["--dry-run"], []):
         assert half.exists()
         pruned = nowhere.run("box-prune", "--json", *words)

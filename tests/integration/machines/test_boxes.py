@@ -13,7 +13,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from tests.integration.machines.conftest import URI
+from tests.integration.machines.conftest import URI, box_disk, overlay_on
 from vagrant_kiwi import box_recipe, machine_boxes, machine_pool
 from vagrant_kiwi.box_recipe import Recipe
 from vagrant_kiwi.errors import BoxError
@@ -22,9 +22,6 @@ from vagrant_kiwi.process import Runner
 
 pytestmark = pytest.mark.usefixtures("machines_unchanged")
 
-OVERLAY = """<volume><name>vk-test-overlay.img</name><capacity>1048576</capacity>
-<target><format type='qcow2'/></target>
-<backingStore><path>{backing}</path><format type='qcow2'/></backingStore></volume>"""
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -55,10 +52,7 @@ def make(recipe: Recipe, tmp_path: Path) -> Iterator[Callable[[], MachineBox]]:
     def made() -> MachineBox:
         parts = tmp_path / "parts"
         parts.mkdir(exist_ok=True)
-        # Incompressible, so that half of the file is missing where half was sent.
-        (parts / "raw").write_bytes(uuid.uuid4().bytes * 2**16)
-        command = ["qemu-img", "convert", "-q", "-O", "qcow2", "raw", "box.img"]
-        subprocess.run(command, cwd=parts, check=True)
+        box_disk(parts)
         (parts / "metadata.json").write_text(
             '{"provider": "libvirt", "format": "qcow2", "virtual_size": 1}'
         )
@@ -117,8 +111,7 @@ def test_a_box_comes_to_libvirt_and_goes_when_nobody_uses_it(
         assert volume.info()[1] == 2**20, "the capacity is that of the disk in it"
 
         # A guest on the first one; then the box is made anew.
-        xml = OVERLAY.format(backing=volume.path())
-        overlay = pool.createXML(xml, 0)
+        overlay = overlay_on(volume, "vk-test-overlay.img")
         second = make()
         bring(second)
         assert {machine_pool.volume_name(box) for box in (first, second)} <= names(pool)

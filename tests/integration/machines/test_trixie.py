@@ -8,6 +8,7 @@ import libvirt
 import pytest
 
 from tests.integration.cli import Project
+from tests.integration.conftest import have_box
 from tests.integration.machines.conftest import IMAGE, SMALL
 from vagrant_kiwi import box_recipe
 from vagrant_kiwi.guests import agent
@@ -31,11 +32,7 @@ systemctl --failed --quiet
 @pytest.fixture(scope="module")
 def trixie(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Have the box; it is made if it is not in the cache."""
-    done = Project(tmp_path_factory.mktemp("box")).run(
-        "box-add", f"--name={NAME}", "--provider=libvirt", "--json", timeout=3600
-    )
-    assert done.status == 0, done.errors
-    return done.json
+    return have_box(tmp_path_factory.mktemp("box"), f"--name={NAME}", "--provider=libvirt")
 
 
 def test_the_box_boots_and_is_what_its_facts_say(
